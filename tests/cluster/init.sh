@@ -1,0 +1,80 @@
+#!/bin/bash
+# Process 1 of a node: gives it a file system, devices and a network of its own, then waits and reaps.
+#
+# Usage: init.sh ROOT NODE_ADDRESS API_PORT SERVICE_ADDRESS POD_RANGE CNI_PLUGINS
+#
+# Standard input is the lifeline: when its writer is gone, however it died, this process ends, and with it
+# everything in its pid namespace. Nothing is ever written to the machine's own /dev, /etc, /opt, /run or /var.
+set -euo pipefail
+
+root=$1 node=$2 api_port=$3 service=$4 pods=$5 cni_plugins=$6
+
+# Folders that belong to this node alone, kept on disk where they can be looked at from outside.
+folders="
+  /etc/cdi /etc/cni/net.d /opt/cni/bin /run/cdi /run/containerd /run/netns /run/nri
+  /var/lib/cni /var/lib/containerd /var/lib/kubelet /var/log/containers /var/log/pods"
+
+# The tools go by the machine's file system; what they want to create goes to a layer in memory.
+cover() {
+  mkdir -p "$layers$1/upper" "$layers$1/work"
+  mount -n -t overlay overlay -o "lowerdir=$1,upperdir=$layers$1/upper,workdir=$layers$1/work" "$1"
+}
+
+file_systems() {
+  mount -n --make-rshared / # the kubelet needs mounts that reach its containers
+  layers=$root/.layers
+  mkdir -p "$layers"
+  mount -n -t tmpfs -o mode=700 tmpfs "$layers"
+  for covered in /etc /opt /run /var/lib /var/log; do cover "$covered"; done
+  for folder in $folders; do
+    mkdir -p "$folder" "$root$folder"
+    mount -n --bind "$root$folder" "$folder"
+  done
+  for plugin in "$cni_plugins"/*; do ln -sf "$plugin" /opt/cni/bin/; done
+}
+
+# A /dev of its own: what a test makes or removes there is a real device node, and nobody else sees it.
+devices() {
+  mount -n -t tmpfs -o mode=755,size=64m tmpfs /dev
+  while read -r name major minor; do mknod -m 666 "/dev/$name" c "$major" "$minor"; done <<-NODES
+	null 1 3
+	zero 1 5
+	full 1 7
+	random 1 8
+	urandom 1 9
+	kmsg 1 11
+	tty 5 0
+	NODES
+  mkdir /dev/pts /dev/shm /dev/mqueue /dev/crypto /dev/bridge-test
+  mount -n -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /dev/pts
+  mount -n -t tmpfs -o mode=1777 tmpfs /dev/shm
+  mount -n -t mqueue mqueue /dev/mqueue
+  mount -n -t tmpfs -o mode=755 tmpfs /dev/crypto
+  mount -n -t tmpfs -o mode=755 tmpfs /dev/bridge-test
+  ln -s pts/ptmx /dev/ptmx
+  ln -s /proc/self/fd /dev/fd
+  ln -s fd/0 /dev/stdin
+  ln -s fd/1 /dev/stdout
+  ln -s fd/2 /dev/stderr
+}
+
+network() {
+  ip link set lo up
+  # The kubelet and the API server refuse loopback addresses; a bridge without ports serves as an interface.
+  ip link add node0 type bridge
+  ip addr add "$node/24" dev node0
+  ip link set node0 up
+  ip route add default dev node0
+  echo 1 >/proc/sys/net/ipv4/ip_forward
+  # There is no kube-proxy; this is the one service address that pods and the daemon need.
+  to_api=(-d "$service" -p tcp --dport 443 -j DNAT --to-destination "$node:$api_port")
+  iptables -w -t nat -A PREROUTING "${to_api[@]}"
+  iptables -w -t nat -A OUTPUT "${to_api[@]}"
+  iptables -w -t nat -A POSTROUTING -s "$pods" ! -d "$pods" -j MASQUERADE
+}
+
+file_systems
+devices
+network
+echo ready
+read -r _ || true
