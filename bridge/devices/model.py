@@ -1,7 +1,7 @@
 """What a device is: name, attributes, container edits, health, and the parts it uses.
 
-Values only: nothing here touches a file. Parts are the whole conflict model (design 4): two holds conflict exactly
-when the sum over some part would exceed its capacity, whatever plane, group or name they came by.
+Values only: nothing here touches a file. Parts are the whole conflict model (design 4): two holds conflict
+exactly when the sum over some part would exceed its capacity, whatever plane, group or name they came by.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 NAME_LIMIT = 56
-"""Longest device name: a DNS label (63) less room for a share suffix, so every projection of it is a DNS label."""
+"""Longest device name: a DNS label (63) less room for a share suffix, so all projections are DNS labels."""
 
 SHARE_SEPARATOR = "--"
 """Stands between a device name and a share's number; names never contain it (see `device_name`)."""
@@ -110,8 +110,8 @@ class Device:
         capacities: informational amounts, whole units.
         numa_node: NUMA node, None where the machine does not say.
         health: physical health with a reason.
-        parts: what ONE hold of one share uses, {part: amount}. Part names are machine-wide: two groups that list
-            the same silicon name the same part.
+        parts: what ONE hold of one share uses, {part: amount}. Part names are machine-wide: two groups that
+            list the same silicon name the same part.
         shares: how many holders at once; above 1 it is a shareable device.
         share_unit: name of the consumable capacity that counts shares (`credits`, `replicas`).
         present: False for a device that is gone and is remembered because it is held (H38).
@@ -136,7 +136,7 @@ class Device:
         return self.shares > 1
 
     def share_names(self) -> tuple[str, ...]:
-        """The names of its shares: device plugin IDs, and device names on clusters without consumable capacity."""
+        """Names of its shares: device plugin IDs, and DRA devices where capacity cannot be consumed."""
         if not self.shareable:
             return (self.name,)
         return tuple(f"{self.name}{SHARE_SEPARATOR}{i}" for i in range(self.shares))
@@ -184,8 +184,8 @@ def base_name(share: str) -> str:
 def device_name(text: str) -> str:
     """A stable DNS label for a serial, address or path; the same text always gives the same name.
 
-    A path keeps its name with `-` for `/`; text that does not survive this whole gets a short hash, so that two
-    texts never share a name.
+    A path keeps its name with `-` for `/`; text that does not survive this whole gets a short hash, so that
+    two texts never share a name.
     """
     label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     survives = "-" not in text and label == text.strip("/").replace("/", "-")

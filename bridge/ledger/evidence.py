@@ -1,0 +1,190 @@
+"""When may a device plugin hold end? The API has no Deallocate, so only evidence can tell.
+
+Pure: sightings and times in, a verdict out; the reconciler gathers them. Keeps S4 (design 1) by the rules of
+kubelet-contract E.5: a source that is missing or contradicts another makes a release later, never earlier.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bridge.ledger.holds import Hold, Phase, PodHolder
+
+PodName = tuple[str, str]
+"""(namespace, name)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One look at every source.
+
+    Attributes:
+        at: monotonic seconds (H42).
+        listed: podresources: the pod that has an ID, by (resource name, ID); None if it did not answer.
+        active: the pods podresources lists, with or without devices.
+        checkpointed: the kubelet's checkpoint: UIDs of pods by (resource name, ID); None if unreadable.
+        live: pods with a ready sandbox or a container that has not exited, as the runtime says: UIDs by name;
+            None if the runtime did not answer.
+        kubelet_stable: whether the kubelet has been up long enough for its lists to be whole (H13).
+    """
+
+    at: float
+    listed: Mapping[tuple[str, str], PodHolder] | None = None
+    active: frozenset[PodName] = frozenset()
+    checkpointed: Mapping[tuple[str, str], frozenset[str]] | None = None
+    live: Mapping[PodName, frozenset[str]] | None = None
+    kubelet_stable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """A source shows the device with a pod."""
+
+    pod: PodHolder
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """No source shows it, but one that would have to is missing."""
+
+    why: str
+
+
+class Trust(enum.IntEnum):
+    """How far an absence can be trusted; decides how long it must last."""
+
+    NO_RUNTIME = 0
+    STILL_LISTED = 1
+    WHOLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Every source that answered agrees that nobody has it."""
+
+    trust: Trust
+
+
+Seen = InUse | Unsure | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """How long to wait, in seconds.
+
+    Attributes:
+        unmatched: for a hold that no pod was ever matched to: admission may still be under way (H11, H12).
+        confirm: between the first and the last of the sightings that agree.
+        listed: instead of `confirm` where the runtime shows nothing of a pod that kubelet and checkpoint still
+            name: a stale entry (H10), or a pod between two sandboxes.
+        degraded: instead of `confirm` while the runtime does not answer: a pod deleted by force may go on
+            running for its grace period unseen by the kubelet's lists (H9).
+    """
+
+    unmatched: float = 60.0
+    confirm: float = 1.0
+    listed: float = 60.0
+    degraded: float = 600.0
+
+    def of(self, trust: Trust) -> float:
+        """How long an absence of this trust must last, in seconds."""
+        return {Trust.WHOLE: self.confirm, Trust.STILL_LISTED: self.listed, Trust.NO_RUNTIME: self.degraded}[
+            trust
+        ]
+
+
+def look_at(hold: Hold, resource: str, sighting: Sighting) -> Seen:
+    """What one sighting says of one hold."""
+    if sighting.listed is None:
+        return Unsure("the kubelet's podresources socket does not answer")
+    key = (resource, hold.share)
+    if key in sighting.listed:
+        return InUse(_with_uid(sighting.listed[key], sighting, key), "podresources")
+    if not sighting.kubelet_stable:
+        return Unsure("the kubelet has only just started")
+    if sighting.checkpointed is None:
+        return Unsure("the kubelet's checkpoint cannot be read")
+    owners = sighting.checkpointed.get(key, frozenset())
+    if sighting.live is None:
+        return _without_runtime(hold, owners, sighting)
+    return _with_runtime(hold, owners, sighting)
+
+
+def _with_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> Seen:
+    """The runtime answered: a pod is gone when it has neither sandbox nor container, whatever stale entry the
+    checkpoint keeps of it (H10)."""
+    assert sighting.live is not None
+    for name, uids in sighting.live.items():
+        running = uids & owners
+        if running:
+            # An ordinary init container holds it: podresources does not list those (H11).
+            return InUse(PodHolder(*name, uid=min(running)), "checkpoint and runtime")
+    pod = _pod(hold)
+    if pod is None:
+        return Absent(Trust.WHOLE)
+    here = sighting.live.get((pod.namespace, pod.name), frozenset())
+    if pod.uid in here or (here and not pod.uid):
+        return InUse(pod, "runtime")
+    # Up to 1.33 the kubelet also lists pods that have ended, though without their devices.
+    if owners and (pod.namespace, pod.name) in sighting.active and not here:
+        return Absent(Trust.STILL_LISTED)
+    return Absent(Trust.WHOLE)
+
+
+def _without_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> Seen:
+    if owners:
+        return Unsure("the checkpoint still names it and the runtime does not answer")
+    pod = _pod(hold)
+    if pod is not None and (pod.namespace, pod.name) in sighting.active:
+        return Unsure("the kubelet still lists the pod and the runtime does not answer")
+    return Absent(Trust.NO_RUNTIME)
+
+
+def _pod(hold: Hold) -> PodHolder | None:
+    return hold.holder if isinstance(hold.holder, PodHolder) and hold.holder.known else None
+
+
+def _with_uid(pod: PodHolder, sighting: Sighting, key: tuple[str, str]) -> PodHolder:
+    """podresources has no UID: take it where checkpoint and runtime agree on one."""
+    owners = (sighting.checkpointed or {}).get(key, frozenset())
+    here = (sighting.live or {}).get((pod.namespace, pod.name), frozenset())
+    both = owners & here
+    return PodHolder(pod.namespace, pod.name, pod.container, min(both)) if len(both) == 1 else pod
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """How long a hold has been absent without a break.
+
+    Attributes:
+        first, last: monotonic seconds of the first and the last sighting.
+        trust: the least that any of them deserved.
+    """
+
+    first: float
+    last: float
+    trust: Trust
+
+
+def continued(absence: Absence | None, seen: Seen, at: float) -> Absence | None:
+    """The absence after one more sighting: anything but Absent begins it anew."""
+    if not isinstance(seen, Absent):
+        return None
+    if absence is None or seen.trust > absence.trust:
+        return Absence(at, at, seen.trust)
+    return Absence(absence.first, at, seen.trust)
+
+
+def may_release(hold: Hold, absence: Absence | None, age: float, grace: Grace) -> bool:
+    """Whether a hold may end.
+
+    `age`: monotonic seconds since it was granted, or since this process started if that is later.
+    """
+    if absence is None or absence.last <= absence.first:
+        return False
+    if hold.phase is Phase.GRANTED and age < grace.unmatched:
+        return False
+    return absence.last - absence.first >= grace.of(absence.trust)

@@ -1,0 +1,290 @@
+"""The ledger as the rest of the daemon sees it: transactions in, an account to read, news of changes.
+
+A transaction is decided on the account in memory and awaited until it is on disk (S1); transactions that
+arrive while a commit is under way share the next one. If a commit fails, the account is read back from the
+file and every waiting transaction fails: nothing is answered that is not durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.ledger.holds import (
+    Account,
+    Change,
+    ClaimHolder,
+    DropClaim,
+    DropHold,
+    Hold,
+    LiftQuarantine,
+    Phase,
+    Pick,
+    Plane,
+    PodHolder,
+    PreparedClaim,
+    PutClaim,
+    PutHold,
+    PutQuarantine,
+    Quarantine,
+)
+from bridge.ledger.store import LedgerError, Opened, Store, open_store
+
+log = logging.getLogger(__name__)
+
+EVERYTHING = "*"
+
+Listener = Callable[[frozenset[str]], None]
+"""Called after each change with the parts it touched; the empty set means any part may be."""
+
+
+class Ledger:
+    """The one durable account of both planes. Use `Ledger.open`; single event loop."""
+
+    def __init__(self, opened: Opened, boot: str, clock: Callable[[], float]) -> None:
+        self.account: Account = opened.account
+        self._store: Store = opened.store
+        self._next_hold = opened.next_hold
+        self._boot = boot
+        self._clock = clock
+        self._listeners: list[Listener] = []
+        self._waiting: list[tuple[Sequence[Change], asyncio.Future[None]]] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self.commits = 0
+        self.failure: str = ""
+
+    @classmethod
+    async def open(cls, folder: Path, *, boot: str = "", clock: Callable[[], float] = time.time) -> Ledger:
+        """Open the ledger of a state folder under its exclusive lock.
+
+        After damage everything is quarantined, durably. Raises LedgerError and its kinds.
+        """
+        opened = await asyncio.to_thread(open_store, folder)
+        ledger = cls(opened, boot, clock)
+        if opened.damaged is not None:
+            aside, why = opened.damaged
+            reason = (
+                f"the ledger was damaged ({why}) and is kept as {aside.name}; drain the node, then start the "
+                f"daemon once with --accept-empty-ledger"
+            )
+            log.critical("ledger damaged, everything is quarantined", extra={"file": str(aside), "why": why})
+            await ledger.quarantine(EVERYTHING, EVERYTHING, reason)
+        return ledger
+
+    async def close(self) -> None:
+        """Finish what is under way, close the file, give up the lock."""
+        while self._committer is not None:
+            await asyncio.wait([self._committer])
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        self._thread.shutdown()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Be told of every change, right after the account has it."""
+        self._listeners.append(listener)
+
+    # The device plugin plane
+
+    async def grant(self, picks: Sequence[Pick]) -> tuple[Hold, ...]:
+        """Hand out devices through the device plugin API: all of them or none (H28).
+
+        An ID that this plane has out already is handed out anew: among its own IDs the kubelet is the only
+        authority (kubelet-contract A.4). Raises Refused or LedgerError.
+        """
+        await self._usable()
+        earlier = [self.account.of_share(Plane.DEVICE_PLUGIN, p.group, p.share) for p in picks]
+        ending = frozenset(h.id for h in earlier if h is not None)
+        self._check(picks, ending)
+        now = self._clock()
+        granted = tuple(self._new(Plane.DEVICE_PLUGIN, Phase.GRANTED, p, PodHolder(), now) for p in picks)
+        await self._commit([*(DropHold(i) for i in sorted(ending)), *map(PutHold, granted)])
+        return granted
+
+    async def attribute(self, hold_id: int, pod: PodHolder) -> None:
+        """Record which pod has a granted device, once evidence names it. A hold that ended is left alone."""
+        hold = self.account.get(hold_id)
+        if hold is not None and (hold.holder != pod or hold.phase is not Phase.HELD):
+            await self._commit([PutHold(replace(hold, holder=pod, phase=Phase.HELD))])
+
+    async def adopt(self, pick: Pick, pod: PodHolder) -> Hold:
+        """Take up a device plugin hold that evidence shows and the ledger lacks. Raises Refused."""
+        await self._usable()
+        self._check([pick], frozenset())
+        hold = self._new(Plane.DEVICE_PLUGIN, Phase.HELD, pick, pod, self._clock())
+        await self._commit([PutHold(hold)])
+        return hold
+
+    async def release(self, hold_ids: Iterable[int]) -> None:
+        """End device plugin holds whose release is proven (S4). Holds that ended already are passed over."""
+        await self._usable()
+        await self._commit([DropHold(i) for i in hold_ids if self.account.get(i) is not None])
+
+    # The DRA plane
+
+    async def prepare(self, claim: ClaimHolder, picks: Sequence[Pick], answer: str) -> None:
+        """Hand out a claim's devices and keep its answer: all of them or none (H28).
+
+        Admin access needs no pick: it never holds and is never refused. Holds of the same claim that are
+        being released and are picked again go on; those not picked again end, the claim no longer names them
+        (S4).
+        Raises Refused or LedgerError.
+        """
+        await self._usable()
+        mine = {(h.group, h.share): h for h in self.account.of_claim(claim.uid)}
+        kept = [h for p in picks if (h := mine.pop((p.group, p.share), None)) is not None]
+        fresh = [p for p in picks if (p.group, p.share) not in {(h.group, h.share) for h in kept}]
+        ending = frozenset(h.id for h in mine.values())
+        self._check(fresh, ending)
+        now = self._clock()
+        changes: list[Change] = [DropHold(i) for i in sorted(ending)]
+        changes += [PutHold(replace(h, phase=Phase.PREPARED, holder=claim)) for h in kept]
+        changes += [PutHold(self._new(Plane.DRA, Phase.PREPARED, p, claim, now)) for p in fresh]
+        changes.append(PutClaim(PreparedClaim(claim, answer, now)))
+        await self._commit(changes)
+
+    async def unprepare(self, uid: str) -> None:
+        """Record that the kubelet has unprepared a claim: its holds stay until it is deallocated (S4).
+
+        An unknown claim is no error (kubelet-contract B.2).
+        """
+        await self._usable()
+        changes: list[Change] = [
+            PutHold(replace(h, phase=Phase.RELEASING)) for h in self.account.of_claim(uid)
+        ]
+        if uid in self.account.claims:
+            changes.append(DropClaim(uid))
+        await self._commit(changes)
+
+    async def deallocated(self, uid: str, still: frozenset[tuple[str, str]] = frozenset()) -> None:
+        """End the holds of an unprepared claim that is no longer allocated.
+
+        `still` are (group, share) that its allocation names even so.
+        """
+        await self._usable()
+        await self._commit(
+            [
+                DropHold(h.id)
+                for h in self.account.of_claim(uid)
+                if h.phase is Phase.RELEASING and (h.group, h.share) not in still
+            ]
+        )
+
+    # Quarantine
+
+    async def quarantine(self, group: str, device: str, reason: str) -> None:
+        """Let nobody have a device (`*`: all of a group; group `*`: everything)."""
+        await self._commit([PutQuarantine(Quarantine(group, device, reason, self._clock()))])
+
+    async def lift(self, group: str, device: str) -> None:
+        """End a quarantine."""
+        await self._commit([LiftQuarantine(group, device)])
+
+    # Within
+
+    async def _usable(self) -> None:
+        """After a failure that could not even be read back: try again, or refuse (S5). Else costs nothing."""
+        if not self.failure:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            account, _ = await loop.run_in_executor(self._thread, self._store.load)
+        except sqlite3.Error as error:
+            self.failure = str(error)
+            raise LedgerError(f"the ledger cannot be read: {error}; nothing is handed out") from error
+        if self.failure:
+            self.account, self.failure = account, ""
+            self._tell(frozenset())
+
+    def _check(self, picks: Sequence[Pick], ending: frozenset[int]) -> None:
+        planned: Counter[str] = Counter()
+        for pick in picks:
+            self.account.check(pick, ending, planned)
+            for use in pick.uses:
+                planned[use.part] += use.amount
+
+    def _new(
+        self, plane: Plane, phase: Phase, pick: Pick, holder: PodHolder | ClaimHolder, now: float
+    ) -> Hold:
+        hold_id = self._next_hold
+        self._next_hold += 1
+        return Hold(
+            hold_id, plane, phase, pick.group, pick.device, pick.share, holder, pick.uses, now, self._boot
+        )
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        """Apply to the account, wait for the disk. Raises LedgerError if it does not get there."""
+        if not changes:
+            return
+        touched = self._apply(changes)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((changes, done))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._write_out(), name="ledger-commit")
+        self._tell(touched)
+        # Shielded: a caller that gives up must not undo what others share.
+        await asyncio.shield(done)
+
+    def _apply(self, changes: Sequence[Change]) -> frozenset[str]:
+        touched: set[str] = set()
+        for change in changes:
+            match change:
+                case PutHold(hold):
+                    touched.update(use.part for use in hold.uses)
+                case DropHold(hold_id) if (ended := self.account.get(hold_id)) is not None:
+                    touched.update(use.part for use in ended.uses)
+                case PutQuarantine() | LiftQuarantine():
+                    touched.add(EVERYTHING)
+                case _:
+                    pass
+            self.account.apply(change)
+        return frozenset() if EVERYTHING in touched else frozenset(touched)
+
+    def _tell(self, touched: frozenset[str]) -> None:
+        for listener in self._listeners:
+            listener(touched)
+
+    async def _write_out(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await loop.run_in_executor(self._thread, self._store.write, [c for c, _ in batch])
+                except sqlite3.Error as error:
+                    await self._read_back(batch, error)
+                    continue
+                self.commits += 1
+                for _, done in batch:
+                    if not done.done():
+                        done.set_result(None)
+        finally:
+            self._committer = None
+
+    async def _read_back(
+        self, batch: list[tuple[Sequence[Change], asyncio.Future[None]]], error: sqlite3.Error
+    ) -> None:
+        """A commit failed: what is on disk is the truth, and nobody waiting was served."""
+        log.error("ledger commit failed", extra={"error": str(error), "transactions": len(batch)})
+        loop = asyncio.get_running_loop()
+        try:
+            self.account, _ = await loop.run_in_executor(self._thread, self._store.load)
+            self.failure = ""
+        except sqlite3.Error as again:
+            self.failure = str(again)
+            log.critical("ledger cannot be read back", extra={"error": str(again)})
+        # What was decided meanwhile stood on the account that is now void.
+        batch, self._waiting = batch + self._waiting, []
+        for _, done in batch:
+            if not done.done():
+                done.set_exception(
+                    LedgerError(f"the ledger could not be written: {error}; nothing was handed out")
+                )
+                done.exception()  # seen: a caller that went away must not make the loop complain
+        self._tell(frozenset())

@@ -1,0 +1,395 @@
+"""The ledger's file: one SQLite database, one writer, strict about what it finds.
+
+Keeps S1 (a transaction that returned is on disk: WAL with synchronous=FULL) and S5 (a file that cannot be
+read is kept aside and reported, never taken for an empty one). Uniqueness and capacity are constraints of the
+schema too, so that a bug in the account above cannot book a part twice. Synchronous: called from a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+from bridge.ledger.holds import (
+    Account,
+    Change,
+    ClaimHolder,
+    DropClaim,
+    DropHold,
+    Hold,
+    LiftQuarantine,
+    Phase,
+    Plane,
+    PodHolder,
+    PreparedClaim,
+    PutClaim,
+    PutHold,
+    PutQuarantine,
+    Quarantine,
+    Use,
+)
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE claims (
+  uid TEXT PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, answer TEXT NOT NULL, since REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE holds (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  plane TEXT NOT NULL CHECK (plane IN ('device-plugin', 'dra')),
+  phase TEXT NOT NULL,
+  grp TEXT NOT NULL, device TEXT NOT NULL, share TEXT NOT NULL,
+  namespace TEXT NOT NULL, name TEXT NOT NULL, container TEXT NOT NULL, uid TEXT NOT NULL,
+  since REAL NOT NULL, boot TEXT NOT NULL,
+  UNIQUE (plane, grp, share)
+) STRICT;
+CREATE TABLE parts (
+  part TEXT PRIMARY KEY, capacity INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE uses (
+  hold INTEGER NOT NULL REFERENCES holds ON DELETE CASCADE,
+  part TEXT NOT NULL REFERENCES parts,
+  amount INTEGER NOT NULL CHECK (amount > 0),
+  PRIMARY KEY (hold, part)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER fits BEFORE INSERT ON uses
+WHEN (SELECT used + NEW.amount > capacity FROM parts WHERE part = NEW.part)
+BEGIN SELECT RAISE(ABORT, 'a part would be booked above its capacity'); END;
+CREATE TRIGGER booked AFTER INSERT ON uses
+BEGIN UPDATE parts SET used = used + NEW.amount WHERE part = NEW.part; END;
+CREATE TRIGGER freed AFTER DELETE ON uses
+BEGIN UPDATE parts SET used = used - OLD.amount WHERE part = OLD.part; END;
+CREATE TABLE quarantine (
+  grp TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
+  PRIMARY KEY (grp, device)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used; the message says why and what to do."""
+
+
+class LedgerLocked(LedgerError):
+    """Another process has the ledger."""
+
+
+class LedgerFromTheFuture(LedgerError):
+    """The file was written by a newer version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening found.
+
+    Attributes:
+        store: the open store.
+        account: everything that the file held.
+        next_hold: the first hold number never used.
+        damaged: where a damaged file was put, with the reason; None where all was well.
+        fresh: whether the file is new (first start, or after damage).
+    """
+
+    store: Store
+    account: Account
+    next_hold: int
+    damaged: tuple[Path, str] | None
+    fresh: bool
+
+
+class Store:
+    """The open database. Not thread-safe: one caller at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, lock_fd: int) -> None:
+        self._db = connection
+        self._lock_fd = lock_fd
+
+    def write(self, transactions: Iterable[Iterable[Change]]) -> None:
+        """Put transactions on disk with one commit.
+
+        Raises sqlite3.Error; then none of them is.
+        """
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for changes in transactions:
+                for change in changes:
+                    _write(db, change)
+            db.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT (disk full) may have ended the transaction already.
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+
+    def load(self) -> tuple[Account, int]:
+        """Read everything: the account, and the first hold number never used."""
+        return _load(self._db)
+
+    def close(self) -> None:
+        """Close the file and give up the lock, in this order."""
+        try:
+            self._db.close()
+        finally:
+            os.close(self._lock_fd)
+
+
+def open_store(folder: Path) -> Opened:
+    """Open the ledger of a state folder, or begin one.
+
+    A damaged file is renamed and an empty one begun; the caller must then quarantine everything (S5). Raises
+    LedgerLocked, LedgerFromTheFuture, or LedgerError where the folder or disk does not let us.
+    """
+    path = folder / "ledger.db"
+    lock_fd, used_before = _lock(folder)
+    try:
+        damage = _absence(path, used_before)
+        if damage is None and path.exists():
+            try:
+                opened = _open(path, lock_fd)
+                _sign(lock_fd)
+                return opened
+            except sqlite3.DatabaseError as error:
+                if _is_environment(error):
+                    raise _unusable(path, error) from error
+                damage = (_set_aside(path), str(error))
+        try:
+            _create(path)
+            opened = _open(path, lock_fd)
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(path, error) from error
+        _sign(lock_fd)
+        return replace(opened, damaged=damage, fresh=True)
+    except BaseException:
+        os.close(lock_fd)
+        raise
+
+
+def _absence(path: Path, used_before: bool) -> tuple[Path, str] | None:
+    """Tell a ledger that is lost from one that never was: the lock file is signed once a ledger stands."""
+    if path.exists() or not used_before:
+        return None
+    return _set_aside(path), "the file is gone, although a ledger was kept in this folder before"
+
+
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    return LedgerError(f"cannot use the ledger {path}: {error}; free disk space or make the folder writable")
+
+
+def _is_environment(error: sqlite3.DatabaseError) -> bool:
+    """Whether the disk or the folder is at fault, not the file's content."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.split("_")[1] in {
+        "FULL",
+        "READONLY",
+        "CANTOPEN",
+        "IOERR",
+        "BUSY",
+        "LOCKED",
+        "PERM",
+        "NOMEM",
+    }
+
+
+def _lock(folder: Path) -> tuple[int, bool]:
+    """Take the exclusive lock; also tells whether a ledger was ever kept here."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(folder / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot use the state folder {folder}: {error.strerror}; make it writable"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise LedgerLocked(
+            f"another daemon (process {owner}) has the ledger in {folder}; only one may run on a node"
+        ) from None
+    return fd, os.fstat(fd).st_size > 0
+
+
+def _sign(lock_fd: int) -> None:
+    """Leave our process number in the lock file: for another daemon's error message, and as the mark that a
+    ledger stands in this folder."""
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+    os.fsync(lock_fd)
+
+
+def _create(path: Path) -> None:
+    """Make an empty ledger under another name and rename it, so that a file that is there is always whole."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    new.chmod(0o600)
+    fd = os.open(new, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged file and its journal; never delete evidence."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for suffix in ("", "-wal", "-shm"):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _open(path: Path, lock_fd: int) -> Opened:
+    # The calls come from one worker thread at a time, but not from the thread that opened the file.
+    db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1024"):
+            db.execute(f"PRAGMA {pragma}")
+        _verify(db, path)
+        account, next_hold = _load(db)
+    except BaseException:
+        db.close()
+        raise
+    return Opened(Store(db, lock_fd), account, next_hold, None, False)
+
+
+def _verify(db: sqlite3.Connection, path: Path) -> None:
+    """Check version and integrity. Raises sqlite3.DatabaseError for damage."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise LedgerFromTheFuture(
+            f"the ledger {path} has schema {version}, this version knows up to {SCHEMA_VERSION}: it was "
+            f"written by a newer version; run that one, or drain the node before going back"
+        )
+    if version < 1:
+        raise sqlite3.DatabaseError("the file has no schema version: it was never completely made")
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(f"integrity check: {verdict}")
+    bad = db.execute(
+        "SELECT p.part FROM parts p LEFT JOIN uses u USING (part) GROUP BY p.part"
+        " HAVING p.used <> COALESCE(SUM(u.amount), 0) LIMIT 1"
+    ).fetchone()
+    if bad is not None:
+        raise sqlite3.DatabaseError(f"the part {bad[0]} is booked for another amount than its holds use")
+
+
+def _write(db: sqlite3.Connection, change: Change) -> None:
+    match change:
+        case PutHold(hold):
+            _put_hold(db, hold)
+        case DropHold(hold_id):
+            db.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
+        case PutClaim(claim):
+            h = claim.holder
+            db.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                (h.uid, h.namespace, h.name, claim.answer, claim.since),
+            )
+        case DropClaim(uid):
+            db.execute("DELETE FROM claims WHERE uid = ?", (uid,))
+        case PutQuarantine(q):
+            db.execute(
+                "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)",
+                (q.group, q.device, q.reason, q.since),
+            )
+        case LiftQuarantine(group, device):
+            db.execute("DELETE FROM quarantine WHERE grp = ? AND device = ?", (group, device))
+        case _:
+            assert_never(change)
+
+
+def _put_hold(db: sqlite3.Connection, hold: Hold) -> None:
+    holder = hold.holder
+    container = holder.container if isinstance(holder, PodHolder) else ""
+    known = db.execute(
+        "UPDATE holds SET phase = ?, namespace = ?, name = ?, container = ?, uid = ? WHERE id = ?",
+        (hold.phase, holder.namespace, holder.name, container, holder.uid, hold.id),
+    )
+    if known.rowcount:
+        return
+    db.execute(
+        "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            hold.id,
+            hold.plane,
+            hold.phase,
+            hold.group,
+            hold.device,
+            hold.share,
+            holder.namespace,
+            holder.name,
+            container,
+            holder.uid,
+            hold.since,
+            hold.boot,
+        ),
+    )
+    for use in hold.uses:
+        db.execute(
+            "INSERT INTO parts (part, capacity) VALUES (?, ?)"
+            " ON CONFLICT (part) DO UPDATE SET capacity = excluded.capacity",
+            (use.part, use.capacity),
+        )
+        db.execute("INSERT INTO uses VALUES (?, ?, ?)", (hold.id, use.part, use.amount))
+
+
+def _load(db: sqlite3.Connection) -> tuple[Account, int]:
+    uses: dict[int, list[Use]] = {}
+    for hold_id, part, amount, capacity in db.execute(
+        "SELECT hold, part, amount, capacity FROM uses JOIN parts USING (part) ORDER BY hold, part"
+    ):
+        uses.setdefault(hold_id, []).append(Use(part, amount, capacity))
+    try:
+        holds = [_hold(row, uses) for row in db.execute(_SELECT_HOLDS)]
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"a hold cannot be read: {error}") from error
+    claims = [
+        PreparedClaim(ClaimHolder(namespace, name, uid), answer, since)
+        for uid, namespace, name, answer, since in db.execute(
+            "SELECT uid, namespace, name, answer, since FROM claims"
+        )
+    ]
+    quarantines = [
+        Quarantine(*row) for row in db.execute("SELECT grp, device, reason, since FROM quarantine")
+    ]
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'holds'").fetchone()
+    return Account(holds, claims, quarantines), (row[0] if row else 0) + 1
+
+
+_SELECT_HOLDS = (
+    "SELECT id, plane, phase, grp, device, share, namespace, name, container, uid, since, boot"
+    " FROM holds ORDER BY id"
+)
+
+
+def _hold(row: tuple[Any, ...], uses: dict[int, list[Use]]) -> Hold:
+    """A row of `holds` as a hold. Raises ValueError for a plane or phase that this version does not know."""
+    hold_id, plane, phase, group, device, share, namespace, name, container, uid, since, boot = row
+    holder = (
+        ClaimHolder(namespace, name, uid)
+        if plane == Plane.DRA
+        else PodHolder(namespace, name, container, uid)
+    )
+    parts = tuple(uses.get(hold_id, ()))
+    return Hold(hold_id, Plane(plane), Phase(phase), group, device, share, holder, parts, since, boot)
