@@ -4,11 +4,12 @@ What is claimed about a kubelet or a scheduler is shown here. Needs root and Lin
 """
 
 from tests.cluster.api import Api, ApiError
-from tests.cluster.cluster import Cluster, NotInTime
+from tests.cluster.cluster import Cluster
 from tests.cluster.images import BUSYBOX, PAUSE, PROBE
 from tests.cluster.node import CommandError, Node
 from tests.cluster.processes import Process
 from tests.cluster.versions import DEFAULT, RELEASES, Release
+from tests.cluster.waiting import NotInTime
 
 __all__ = [
     "BUSYBOX",

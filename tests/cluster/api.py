@@ -83,7 +83,8 @@ class Api:
         code, kind, content = self._exchange(method, target, data, content_type, timeout)
         answer: Object = json.loads(content) if "json" in kind and content else {"text": content.decode()}
         if code >= 400:
-            raise ApiError(f"{method} {path}", code, answer if "text" not in answer else {"message": answer["text"]})
+            status = {"message": answer["text"]} if "text" in answer else answer
+            raise ApiError(f"{method} {path}", code, status)
         return answer
 
     def get(self, path: str, **query: object) -> Object:
@@ -140,13 +141,15 @@ class Api:
         base = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
         if kind not in self._kinds.get(base, {}):
             served = self.get(base)["resources"]
-            self._kinds[base] = {r["kind"]: (r["name"], r["namespaced"]) for r in served if "/" not in r["name"]}
+            self._kinds[base] = {
+                one["kind"]: (one["name"], one["namespaced"]) for one in served if "/" not in one["name"]
+            }
         plural, namespaced = self._kinds[base][kind]
         place = f"/namespaces/{namespace}" if namespaced and namespace else ""
         return f"{base}{place}/{plural}" + (f"/{name}" if name else "")
 
     def path_of(self, manifest: Object) -> str:
-        """Give the path of the object that a manifest describes; its namespace is `default` if it names none."""
+        """Give the path of the object that a manifest describes, in `default` if it names no namespace."""
         metadata = manifest["metadata"]
         namespace = metadata.get("namespace", "default")
         return self.path(manifest["apiVersion"], manifest["kind"], namespace, metadata["name"])

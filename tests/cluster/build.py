@@ -80,5 +80,6 @@ def _inputs(module: Path, targets: Sequence[_Target]) -> Iterable[bytes]:
 def _go_build(module: Path, target: _Target, directory: Path) -> None:
     output = directory / target.output if target.output else f"{directory}{os.sep}"
     command = ["nice", "go", "build", "-trimpath", "-mod=readonly", "-buildvcs=false"]
-    command += [*target.flags, "-ldflags", f"-s -w {target.link}".strip(), "-o", str(output), *target.packages]
+    command += [*target.flags, "-ldflags", f"-s -w {target.link}".strip(), "-o", str(output)]
+    command += target.packages
     subprocess.run(command, cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, check=True)

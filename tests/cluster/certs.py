@@ -54,7 +54,8 @@ def _authority(directory: Path) -> tuple[Path, Path]:
 def _client(directory: Path, authority: Path, authority_key: Path) -> tuple[Path, Path]:
     """Make the certificate with which the API server reaches the kubelet."""
     certificate, key, request = (directory / f"client.{end}" for end in ("crt", "key", "csr"))
-    _openssl("req", *_CURVE, "-subj", "/O=system:masters/CN=kube-apiserver", "-keyout", str(key), "-out", str(request))
+    subject = ("-subj", "/O=system:masters/CN=kube-apiserver")
+    _openssl("req", *_CURVE, *subject, "-keyout", str(key), "-out", str(request))
     _openssl(
         *("x509", "-req", "-in", str(request), "-CA", str(authority), "-CAkey", str(authority_key)),
         *("-set_serial", "2", *_DAYS, "-out", str(certificate)),

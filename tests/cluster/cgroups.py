@@ -20,7 +20,7 @@ _NAME = re.compile(r"device-bridge-(\d+)-(\d+)-[0-9a-f]+")
 
 
 def create() -> str:
-    """Make a cgroup in each hierarchy and return its path below them, as the kubelet's `cgroupRoot` takes it."""
+    """Make a cgroup in each hierarchy and return its path, as the kubelet's `cgroupRoot` takes it."""
     name = f"device-bridge-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(2)}"
     for hierarchy in _hierarchies():
         (hierarchy / name).mkdir()

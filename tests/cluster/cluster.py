@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,9 +17,11 @@ from typing import Any, Self, TypeVar
 from tests.cluster import build, certs, cgroups, components, images, loops, network
 from tests.cluster.addresses import API_URL
 from tests.cluster.api import Api, ApiError, Object
-from tests.cluster.node import CommandError, Node
+from tests.cluster.kinds import usual_version
+from tests.cluster.node import Node
 from tests.cluster.processes import Process
 from tests.cluster.versions import DEFAULT, release
+from tests.cluster.waiting import retry, wait_for
 
 T = TypeVar("T")
 
@@ -31,10 +33,6 @@ _ARGV: Mapping[str, Callable[[components.Layout], list[str]]] = {
     "kube-controller-manager": components.controller_manager,
     "kubelet": components.kubelet,
 }
-
-
-class NotInTime(AssertionError):
-    """What a test waited for did not happen; the message shows the last state and recent events."""
 
 
 class Cluster:
@@ -105,7 +103,7 @@ class Cluster:
         self._prepare(programs)
         for name in ("etcd", "containerd", "kube-apiserver"):
             self.start_component(name)
-        self.wait_for(lambda: self.node.outside(components.CONTAINERD_SOCKET).exists(), 30, "containerd to listen")
+        self.wait_for(self.node.outside(components.CONTAINERD_SOCKET).exists, 30, "containerd to listen")
         self.import_image(archive)
         self._wait_for_api()
         for name in ("kubelet", "kube-controller-manager", "kube-scheduler"):
@@ -121,10 +119,10 @@ class Cluster:
         self._running.clear()
         self._minors.release()
         if self._cgroup is not None:
-            _retry(lambda path=self._cgroup: cgroups.remove(path))
+            retry(partial(cgroups.remove, self._cgroup))
             self._cgroup = None
         if not os.environ.get("DEVICE_BRIDGE_KEEP") and self.workdir.exists():
-            _retry(lambda: shutil.rmtree(self.workdir))
+            retry(partial(shutil.rmtree, self.workdir))
 
     def _prepare(self, programs: Sequence[Path]) -> None:
         secret = certs.create(self.workdir, self.node_name)
@@ -251,7 +249,8 @@ class Cluster:
     def _wait_for_api(self) -> None:
         def answers() -> bool:
             if (status := self._running["kube-apiserver"].poll()) is not None:
-                raise RuntimeError(f"kube-apiserver ended with status {status}:\n{_tail(self.logs('kube-apiserver'))}")
+                log = _tail(self.logs("kube-apiserver"))
+                raise RuntimeError(f"kube-apiserver ended with status {status}:\n{log}")
             return bool(self.api.get("/readyz"))
 
         self.wait_for(answers, 60, "the API server to be ready", interval=0.05)
@@ -261,12 +260,12 @@ class Cluster:
     def kubectl(
         self,
         *arguments: str,
-        input: str | None = None,  # noqa: A002 - as subprocess.run calls it
+        input: str | None = None,
         check: bool = True,
         timeout: float = 60,
     ) -> str:
         """Run kubectl as the administrator and return what it printed."""
-        command = ["kubectl", "--kubeconfig", self.admin_kubeconfig, *arguments]
+        command: Sequence[str | Path] = ["kubectl", "--kubeconfig", self.admin_kubeconfig, *arguments]
         return self.exec(command, input=input, check=check, timeout=timeout).stdout
 
     def apply(self, what: str | Path | Object | Sequence[Object]) -> None:
@@ -316,19 +315,8 @@ class Cluster:
         return text
 
     def _path(self, kind: str, namespace: str | None, name: str | None, api_version: str | None) -> str:
-        homes = {
-            "resource.k8s.io/" + self.release.resource_api: (
-                "DeviceClass",
-                "ResourceClaim",
-                "ResourceClaimTemplate",
-                "ResourceSlice",
-            ),
-            "apps/v1": ("DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"),
-            "batch/v1": ("Job", "CronJob"),
-            "rbac.authorization.k8s.io/v1": ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"),
-        }
-        guessed = next((home for home, kinds in homes.items() if kind in kinds), "v1")
-        return self.api.path(api_version or guessed, kind, namespace, name)
+        guessed = api_version or usual_version(kind, self.release.resource_api)
+        return self.api.path(guessed, kind, namespace, name)
 
     # Identities
 
@@ -353,11 +341,13 @@ class Cluster:
         }
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         spec = {"boundObjectRef": reference, "expirationSeconds": 24 * 3600}
-        answer = self.api.create(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
-        token: str = answer["status"]["token"]
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        token: str = self.api.create(path, asked)["status"]["token"]
         return token
 
-    def kubeconfig_for_service_account(self, namespace: str, name: str, *, bound: Object | None = None) -> Path:
+    def kubeconfig_for_service_account(
+        self, namespace: str, name: str, *, bound: Object | None = None
+    ) -> Path:
         """Write a kubeconfig with such a token and return its path, the same inside the node and outside."""
         token = self.service_account_token(namespace, name, bound=bound)
         return components.kubeconfig(self.layout, f"{namespace}:{name}", token)
@@ -386,38 +376,25 @@ class Cluster:
         """Bring the images of an OCI archive into the node."""
         self.exec(["ctr", "-n", "k8s.io", "images", "import", "--local", archive.resolve()], timeout=300)
 
-    def in_network(self) -> Any:
+    def in_network(self) -> AbstractContextManager[None]:
         """Let this thread make sockets in the node's network, for the length of a `with` block."""
         return network.entered(self.node.pid)
 
     # Waiting
 
     def wait_for(self, predicate: Callable[[], T], timeout: float, what: str, interval: float = 0.1) -> T:
-        """Call `predicate` until it gives something true, and return that.
-
-        An `ApiError`, an `OSError` or a missing key counts as "not yet".
+        """Call `predicate` until it gives something true, and return that; see `waiting.wait_for`.
 
         Raises:
             NotInTime: it did not in `timeout` seconds.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            last: object
-            try:
-                if last := predicate():
-                    return last
-            except (ApiError, OSError, KeyError, IndexError, CommandError) as error:
-                last = error
-            if time.monotonic() > deadline:
-                raise NotInTime(f"waited {timeout} s for {what}\n{self._state(last)}")
-            time.sleep(interval)
+        return wait_for(predicate, timeout, what, interval, self._state)
 
-    def _state(self, last: object) -> str:
-        shown = repr(last) if isinstance(last, BaseException) else json.dumps(last, default=str, indent=1)
-        parts = [f"last: {shown[:4000]}"]
+    def _state(self) -> str:
+        parts = []
         try:
             parts += [_event(event) for event in self.list("Event")[-15:]]
-        except (ApiError, OSError) as error:
+        except (ApiError, OSError, RuntimeError) as error:
             parts.append(f"no events to show: {error}")
         for name, process in self._running.items():
             if process.poll() is not None:
@@ -446,15 +423,3 @@ def _event(event: Object) -> str:
 
 def _tail(text: str, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
-
-
-def _retry(action: Callable[[], None], timeout: float = 10) -> None:
-    """Repeat until it works: the kernel takes its time to let go of a dead tree's mounts and cgroups."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return action()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)

@@ -180,8 +180,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merged(below, value)
+        result[key] = value
     return result
 
 
@@ -232,7 +233,6 @@ version = 3
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = "{pause}"
 [plugins.'io.containerd.cri.v1.runtime']
-  enable_cdi = true
   cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]
   # Without CAP_SYS_RESOURCE the runtime cannot lower a score, and dies of trying.
   restrict_oom_score_adj = true

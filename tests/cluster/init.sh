@@ -20,6 +20,7 @@ cover() {
   mount -n -t overlay overlay -o "lowerdir=$1,upperdir=$layers$1/upper,workdir=$layers$1/work" "$1"
 }
 
+# `-n` keeps mount from making its own notes in the machine's /run.
 file_systems() {
   mount -n --make-rshared / # the kubelet needs mounts that reach its containers
   layers=$root/.layers
@@ -35,7 +36,12 @@ file_systems() {
 
 # A /dev of its own: what a test makes or removes there is a real device node, and nobody else sees it.
 devices() {
+  # The kubelet measures the file systems that it uses by their block devices, so those are copied.
+  grep -o '^/dev/[^ ]*' /proc/mounts | sort -u | while read -r disk; do
+    if [[ -b $disk ]]; then mkdir -p "$layers${disk%/*}" && cp -RL "$disk" "$layers$disk"; fi
+  done
   mount -n -t tmpfs -o mode=755,size=64m tmpfs /dev
+  if [[ -d $layers/dev ]]; then cp -a "$layers/dev/." /dev/; fi
   while read -r name major minor; do mknod -m 666 "/dev/$name" c "$major" "$minor"; done <<-NODES
 	null 1 3
 	zero 1 5
@@ -45,10 +51,9 @@ devices() {
 	kmsg 1 11
 	tty 5 0
 	NODES
-  mkdir /dev/pts /dev/shm /dev/mqueue /dev/crypto /dev/bridge-test
+  mkdir /dev/pts /dev/shm /dev/crypto /dev/bridge-test
   mount -n -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /dev/pts
   mount -n -t tmpfs -o mode=1777 tmpfs /dev/shm
-  mount -n -t mqueue mqueue /dev/mqueue
   mount -n -t tmpfs -o mode=755 tmpfs /dev/crypto
   mount -n -t tmpfs -o mode=755 tmpfs /dev/bridge-test
   ln -s pts/ptmx /dev/ptmx

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from socket import socket
 from typing import IO, Any
 
 from tests.cluster import network
@@ -67,9 +68,9 @@ class Node:
     def start(self) -> None:
         """Make the namespaces and wait until process 1 has set them up."""
         (self.directory / "logs").mkdir(exist_ok=True)
-        arguments = [self.directory / "root", NODE_ADDRESS, API_PORT, SERVICE_ADDRESS, POD_RANGE, _CNI_PLUGINS]
-        command = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
-        command += ["bash", str(_INIT), *map(str, arguments)]
+        command = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", str(_INIT)]
+        command += [str(self.directory / "root"), NODE_ADDRESS, str(API_PORT), SERVICE_ADDRESS, POD_RANGE]
+        command += [str(_CNI_PLUGINS)]
         with self._log("init") as log:
             self._tree = subprocess.Popen(
                 command,
@@ -136,7 +137,7 @@ class Node:
         argv: Sequence[str | Path],
         *,
         check: bool = True,
-        input: str | None = None,  # noqa: A002 - as subprocess.run calls it
+        input: str | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 60,
         cwd: str | Path = "/",
@@ -147,7 +148,11 @@ class Node:
             CommandError: it failed, and `check` is set.
             subprocess.TimeoutExpired: it was killed after `timeout` seconds.
         """
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
         process = self.popen(argv, env=env, cwd=cwd, **pipes)
         try:
             out, err = process.communicate(input, timeout)
@@ -166,7 +171,7 @@ class Node:
         except FileNotFoundError:
             return ""
 
-    def connect(self, address: tuple[str, int], timeout: float | None = 10) -> network.socket.socket:
+    def connect(self, address: tuple[str, int], timeout: float | None = 10) -> socket:
         """Open a TCP connection inside the node's network."""
         return network.connect(self.pid, address, timeout)
 
