@@ -149,10 +149,6 @@ class Node:
             subprocess.TimeoutExpired: it was killed after `timeout` seconds.
         """
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-            "stdin": subprocess.PIPE,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        }
         process = self.popen(argv, env=env, cwd=cwd, **pipes)
         try:
             out, err = process.communicate(input, timeout)
