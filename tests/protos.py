@@ -1,7 +1,8 @@
 """Generates the Python stubs of every .proto file of the project, in place, or checks that they are current.
 
-`python -m tests.protos` writes; `python -m tests.protos --check` generates elsewhere, compares, and exits with 1 if
-a stub differs. protoc runs from the repository root, so that stubs import each other by their package path.
+`python -m tests.protos` writes; `python -m tests.protos --check` generates elsewhere, compares, and exits
+with 1 if a stub differs. protoc runs from the repository root, so that stubs import each other by their
+package path.
 """
 
 from __future__ import annotations

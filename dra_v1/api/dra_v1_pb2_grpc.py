@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DRAPluginStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on the endpoint that it gave at registration.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,7 +48,8 @@ class DRAPluginStub:
 
 
 class DRAPluginServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on the endpoint that it gave at registration.
+    """
 
     def NodePrepareResources(self, request, context):
         """Makes the devices of claims ready for containers. Called again for prepared claims after a kubelet restart.
@@ -85,7 +87,8 @@ def add_DRAPluginServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DRAPlugin:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on the endpoint that it gave at registration.
+    """
 
     @staticmethod
     def NodePrepareResources(request,

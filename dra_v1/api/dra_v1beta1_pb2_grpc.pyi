@@ -31,6 +31,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DRAPluginStub:
+    """Served by the plugin on the endpoint that it gave at registration."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -42,6 +44,8 @@ class DRAPluginStub:
 
 @_typing.type_check_only
 class DRAPluginAsyncStub(DRAPluginStub):
+    """Served by the plugin on the endpoint that it gave at registration."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     NodePrepareResources: _aio.UnaryUnaryMultiCallable[_dra_v1beta1_pb2.NodePrepareResourcesRequest, _dra_v1beta1_pb2.NodePrepareResourcesResponse]  # type: ignore[assignment]
     """Makes the devices of claims ready for containers. Called again for prepared claims after a kubelet restart."""
@@ -49,6 +53,8 @@ class DRAPluginAsyncStub(DRAPluginStub):
     """The last pod that used the claims is gone from this node. A claim that is not known is a success."""
 
 class DRAPluginServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the plugin on the endpoint that it gave at registration."""
+
     @_abc_1.abstractmethod
     def NodePrepareResources(
         self,

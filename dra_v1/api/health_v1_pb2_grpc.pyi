@@ -27,6 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DRAResourceHealthStub:
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -36,11 +38,15 @@ class DRAResourceHealthStub:
 
 @_typing.type_check_only
 class DRAResourceHealthAsyncStub(DRAResourceHealthStub):
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     NodeWatchResources: _aio.UnaryStreamMultiCallable[_health_v1_pb2.NodeWatchResourcesRequest, _health_v1_pb2.NodeWatchResourcesResponse]  # type: ignore[assignment]
     """Every message is the complete list. It must be sent again before the devices' timeout runs out."""
 
 class DRAResourceHealthServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends."""
+
     @_abc_1.abstractmethod
     def NodeWatchResources(
         self,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DRAResourceHealthStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,7 +43,8 @@ class DRAResourceHealthStub:
 
 
 class DRAResourceHealthServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends.
+    """
 
     def NodeWatchResources(self, request, context):
         """Every message is the complete list. It must be sent again before the devices' timeout runs out.
@@ -68,7 +70,8 @@ def add_DRAResourceHealthServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DRAResourceHealth:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin; the kubelet comes back every few seconds when a stream ends.
+    """
 
     @staticmethod
     def NodeWatchResources(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RegistrationStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on its registration socket.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,7 +48,8 @@ class RegistrationStub:
 
 
 class RegistrationServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on its registration socket.
+    """
 
     def GetInfo(self, request, context):
         """The kubelet waits one second for the answer.
@@ -85,7 +87,8 @@ def add_RegistrationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Registration:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the plugin on its registration socket.
+    """
 
     @staticmethod
     def GetInfo(request,

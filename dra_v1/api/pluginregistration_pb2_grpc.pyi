@@ -31,6 +31,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistrationStub:
+    """Served by the plugin on its registration socket."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -42,6 +44,8 @@ class RegistrationStub:
 
 @_typing.type_check_only
 class RegistrationAsyncStub(RegistrationStub):
+    """Served by the plugin on its registration socket."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_pluginregistration_pb2.InfoRequest, _pluginregistration_pb2.PluginInfo]  # type: ignore[assignment]
     """The kubelet waits one second for the answer."""
@@ -49,6 +53,8 @@ class RegistrationAsyncStub(RegistrationStub):
     """The outcome; after a failure the kubelet tries again by itself, with backoff."""
 
 class RegistrationServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the plugin on its registration socket."""
+
     @_abc_1.abstractmethod
     def GetInfo(
         self,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RuntimeServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the container runtime; only calls that read.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -57,7 +58,8 @@ class RuntimeServiceStub:
 
 
 class RuntimeServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the container runtime; only calls that read.
+    """
 
     def Version(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -115,7 +117,8 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RuntimeService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the container runtime; only calls that read.
+    """
 
     @staticmethod
     def Version(request,

@@ -31,6 +31,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuntimeServiceStub:
+    """Served by the container runtime; only calls that read."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -42,6 +44,8 @@ class RuntimeServiceStub:
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
+    """Served by the container runtime; only calls that read."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Version: _aio.UnaryUnaryMultiCallable[_cri_pb2.VersionRequest, _cri_pb2.VersionResponse]  # type: ignore[assignment]
     ListPodSandbox: _aio.UnaryUnaryMultiCallable[_cri_pb2.ListPodSandboxRequest, _cri_pb2.ListPodSandboxResponse]  # type: ignore[assignment]
@@ -49,6 +53,8 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     Status: _aio.UnaryUnaryMultiCallable[_cri_pb2.StatusRequest, _cri_pb2.StatusResponse]  # type: ignore[assignment]
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the container runtime; only calls that read."""
+
     @_abc_1.abstractmethod
     def Version(
         self,

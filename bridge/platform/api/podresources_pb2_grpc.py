@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PodResourcesListerStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the kubelet.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -52,7 +53,8 @@ class PodResourcesListerStub:
 
 
 class PodResourcesListerServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the kubelet.
+    """
 
     def List(self, request, context):
         """Active pods with their app containers and restartable init containers; not a snapshot, and in no order.
@@ -102,7 +104,8 @@ def add_PodResourcesListerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PodResourcesLister:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the kubelet.
+    """
 
     @staticmethod
     def List(request,

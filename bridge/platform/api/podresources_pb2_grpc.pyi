@@ -30,6 +30,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PodResourcesListerStub:
+    """Served by the kubelet."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -43,6 +45,8 @@ class PodResourcesListerStub:
 
 @_typing.type_check_only
 class PodResourcesListerAsyncStub(PodResourcesListerStub):
+    """Served by the kubelet."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_podresources_pb2.ListPodResourcesRequest, _podresources_pb2.ListPodResourcesResponse]  # type: ignore[assignment]
     """Active pods with their app containers and restartable init containers; not a snapshot, and in no order."""
@@ -52,6 +56,8 @@ class PodResourcesListerAsyncStub(PodResourcesListerStub):
     """One pod; a plain error if it is unknown or not active."""
 
 class PodResourcesListerServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the kubelet."""
+
     @_abc_1.abstractmethod
     def List(
         self,
