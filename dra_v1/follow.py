@@ -1,0 +1,87 @@
+"""List, then watch, for ever: the state of a small collection as a stream that survives every gap.
+
+Each gap (410 Gone, a broken connection, a refused watch) ends in a fresh list, and a list is the truth (H34).
+Meant for collections that a node may follow: its own slices, its own pods, one named object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from dra_v1.backoff import Backoff
+from dra_v1.kube import ApiError, Gone, Json, KubeApi, NotFound, WatchEvent
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The whole collection as it is now; whatever was known before is void."""
+
+    items: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One object changed since."""
+
+    event: WatchEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The collection cannot be read now; it is asked again after `wait_s` seconds."""
+
+    error: ApiError
+    wait_s: float
+
+
+Followed = Listed | Changed | Lost
+
+
+async def follow(
+    api: KubeApi, path: str, params: Mapping[str, str] | None = None, *, max_wait_s: float = MAX_WAIT_S
+) -> AsyncIterator[Followed]:
+    """Follow a collection until cancelled: `Listed` first and after every gap, `Changed` in between.
+
+    Raises:
+        NotFound: the server does not serve this path (any longer).
+        Invalid: the server does not know a selector in `params`.
+    """
+    backoff = Backoff(max_s=max_wait_s)
+    while True:
+        try:
+            async for found in _once(api, path, params or {}):
+                if isinstance(found, Listed):
+                    backoff.reset()
+                yield found
+        except Gone as error:
+            log.info("the watch fell behind; listing again", extra={"path": path, "error": str(error)})
+        except NotFound:
+            raise
+        except ApiError as error:
+            if error.status in (400, 422):
+                raise
+            wait_s = max(backoff.next(), error.retry_after)
+            yield Lost(error, wait_s)
+            await asyncio.sleep(wait_s)
+
+
+async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncIterator[Listed | Changed]:
+    """One list and every watch that can go on from it; ends by an error only."""
+    listing = await api.list(path, params=params)
+    yield Listed(tuple(listing.get("items") or ()))
+    version = str((listing.get("metadata") or {}).get("resourceVersion", ""))
+    while True:
+        # Spread over the fleet: the watches of all nodes must not end in the same second.
+        span = random.randint(240, 420)  # noqa: S311  not a secret
+        async for event in api.watch(path, params=params, resource_version=version, timeout_s=span):
+            version = str(event.object.get("metadata", {}).get("resourceVersion", version))
+            if event.type != "BOOKMARK":
+                yield Changed(event)
