@@ -1,0 +1,133 @@
+"""Which resources the API server serves, in which versions, and which fields may be selected on.
+
+`Profile` is one Kubernetes release as far as a node can tell it from another: served versions, feature gates
+that keep or drop fields (kubelet-contract C.6, D), kubelet abilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DRA_GROUP = "resource.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource type.
+
+    Attributes:
+        group, plural, kind: its names; the core group is empty.
+        versions: served versions; the first is the storage's.
+        namespaced: whether objects live in a namespace.
+        status: whether `/status` is a subresource of its own.
+        fields: field selectors beyond metadata.name and metadata.namespace.
+    """
+
+    group: str
+    plural: str
+    kind: str
+    versions: tuple[str, ...] = ("v1",)
+    namespaced: bool = True
+    status: bool = False
+    fields: tuple[str, ...] = ()
+
+    def api_version(self, version: str) -> str:
+        """Return the apiVersion of an object served in `version`."""
+        return f"{self.group}/{version}" if self.group else version
+
+
+CORE = (
+    Resource("", "nodes", "Node", namespaced=False, status=True),
+    Resource(
+        "",
+        "pods",
+        "Pod",
+        status=True,
+        fields=("spec.nodeName", "status.phase", "status.nominatedNodeName", "spec.schedulerName"),
+    ),
+    Resource("", "namespaces", "Namespace", namespaced=False, status=True),
+    Resource("", "serviceaccounts", "ServiceAccount"),
+    Resource("", "configmaps", "ConfigMap"),
+    Resource(
+        "",
+        "events",
+        "Event",
+        fields=("involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"),
+    ),
+    Resource("apps", "daemonsets", "DaemonSet", status=True),
+    Resource("apps", "deployments", "Deployment", status=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one Kubernetes release does differently from another.
+
+    Attributes:
+        name: the minor release.
+        git_version: what `/version` says.
+        resource_versions: served versions of resource.k8s.io.
+        features: feature gates that are on; the fields of the others are dropped in silence.
+        dra_services: DRA versions that the kubelet supports.
+        wipe_at_once: whether slices go without a delay when a driver's last instance does (before 1.33).
+        skips_dra_extended: whether the device manager leaves a DRA-backed extended resource alone.
+    """
+
+    name: str
+    git_version: str
+    resource_versions: tuple[str, ...]
+    features: frozenset[str]
+    dra_services: tuple[str, ...] = ("v1.DRAPlugin", "v1beta1.DRAPlugin")
+    wipe_at_once: bool = False
+    skips_dra_extended: bool = True
+
+    def has(self, feature: str) -> bool:
+        """Say whether a feature gate is on."""
+        return feature in self.features
+
+    def resources(self) -> tuple[Resource, ...]:
+        """Return everything served."""
+        versions = self.resource_versions
+        if not versions:
+            return CORE
+        return (
+            *CORE,
+            Resource(
+                DRA_GROUP,
+                "resourceslices",
+                "ResourceSlice",
+                versions,
+                namespaced=False,
+                fields=("spec.nodeName", "spec.driver"),
+            ),
+            Resource(DRA_GROUP, "resourceclaims", "ResourceClaim", versions, status=True),
+            Resource(DRA_GROUP, "resourceclaimtemplates", "ResourceClaimTemplate", versions),
+            Resource(DRA_GROUP, "deviceclasses", "DeviceClass", versions, namespaced=False),
+        )
+
+
+_1_34 = frozenset({"DRAPrioritizedList", "DRAResourceClaimDeviceStatus", "DRAAdminAccess", "PodResourcesDRA"})
+_1_37 = _1_34 | {
+    "DRAExtendedResource",
+    "DRADeviceTaints",
+    "DRAConsumableCapacity",
+    "DRAPartitionableDevices",
+    "DRADeviceBindingConditions",
+    "ResourceHealthStatus",
+    "DRAResourceClaimGranularStatusAuthorization",
+}
+
+PROFILES = {
+    "1.37": Profile("1.37", "v1.37.1", ("v1",), _1_37),
+    "1.34": Profile("1.34", "v1.34.4", ("v1",), _1_34, skips_dra_extended=False),
+    "1.32": Profile(
+        "1.32",
+        "v1.32.2",
+        ("v1beta1",),
+        frozenset(),
+        dra_services=("v1beta1.DRAPlugin",),
+        wipe_at_once=True,
+        skips_dra_extended=False,
+    ),
+    "1.31": Profile("1.31", "v1.31.0", (), frozenset(), dra_services=(), skips_dra_extended=False),
+}
