@@ -78,8 +78,8 @@ class Grace:
     Attributes:
         unmatched: for a hold that no pod was ever matched to: admission may still be under way (H11, H12).
         confirm: between the first and the last of the sightings that agree.
-        listed: instead of `confirm` where the runtime shows nothing of a pod that kubelet and checkpoint still
-            name: a stale entry (H10), or a pod between two sandboxes.
+        listed: instead of `confirm` where the runtime shows nothing of a pod that kubelet and checkpoint
+            still name: a stale entry (H10), or a pod between two sandboxes.
         degraded: instead of `confirm` while the runtime does not answer: a pod deleted by force may go on
             running for its grace period unseen by the kubelet's lists (H9).
     """

@@ -11,7 +11,7 @@ import enum
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 
 class Plane(enum.StrEnum):
@@ -108,8 +108,9 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class PreparedClaim:
-    """A claim that was prepared and the answer it got, kept word for word: Prepare repeats it (H13)."""
+    """What one group answered for a claim, kept word for word: Prepare repeats it (H13)."""
 
+    group: str
     holder: ClaimHolder
     answer: str
     since: float
@@ -177,6 +178,7 @@ class PutClaim:
 class DropClaim:
     """Forget a claim's answer."""
 
+    group: str
     uid: str
 
 
@@ -198,6 +200,7 @@ class LiftQuarantine:
 Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine
 """What a transaction consists of; the account in memory and the file apply the same ones."""
 
+_K = TypeVar("_K")
 _NONE: Counter[str] = Counter()
 
 
@@ -215,9 +218,9 @@ class Account:
         self._used_by: dict[tuple[str, Plane], int] = defaultdict(int)
         self._by_part: dict[str, set[int]] = defaultdict(set)
         self._by_share: dict[tuple[Plane, str, str], int] = {}
-        self._by_claim: dict[str, set[int]] = defaultdict(set)
+        self._by_claim: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._by_group: dict[tuple[Plane, str], set[int]] = defaultdict(set)
-        self.claims: dict[str, PreparedClaim] = {c.holder.uid: c for c in claims}
+        self._claims: dict[tuple[str, str], PreparedClaim] = {(c.group, c.holder.uid): c for c in claims}
         self._quarantines: dict[tuple[str, str], Quarantine] = {(q.group, q.device): q for q in quarantines}
         for hold in holds:
             self._add(hold)
@@ -251,9 +254,17 @@ class Account:
         hold_id = self._by_share.get((plane, group, share))
         return None if hold_id is None else self._holds[hold_id]
 
-    def of_claim(self, uid: str) -> tuple[Hold, ...]:
-        """The holds of one claim, in the order they were made."""
-        return tuple(self._holds[i] for i in sorted(self._by_claim.get(uid, ())))
+    def of_claim(self, group: str, uid: str) -> tuple[Hold, ...]:
+        """The holds that a claim has in one group, in the order they were made."""
+        return tuple(self._holds[i] for i in sorted(self._by_claim.get((group, uid), ())))
+
+    def prepared(self, group: str, uid: str) -> PreparedClaim | None:
+        """What a group answered for a claim that is prepared."""
+        return self._claims.get((group, uid))
+
+    def prepared_claims(self) -> tuple[PreparedClaim, ...]:
+        """All prepared claims, one entry for each group that has devices in it."""
+        return tuple(self._claims.values())
 
     def of_group(self, plane: Plane, group: str) -> tuple[Hold, ...]:
         """The holds of one group on one plane, oldest first."""
@@ -306,9 +317,9 @@ class Account:
             case DropHold(hold_id):
                 self._remove(hold_id)
             case PutClaim(claim):
-                self.claims[claim.holder.uid] = claim
-            case DropClaim(uid):
-                self.claims.pop(uid, None)
+                self._claims[claim.group, claim.holder.uid] = claim
+            case DropClaim(group, uid):
+                self._claims.pop((group, uid), None)
             case PutQuarantine(quarantine):
                 self._quarantines[quarantine.group, quarantine.device] = quarantine
             case LiftQuarantine(group, device):
@@ -321,7 +332,7 @@ class Account:
         self._by_share[hold.plane, hold.group, hold.share] = hold.id
         self._by_group[hold.plane, hold.group].add(hold.id)
         if isinstance(hold.holder, ClaimHolder):
-            self._by_claim[hold.holder.uid].add(hold.id)
+            self._by_claim[hold.group, hold.holder.uid].add(hold.id)
         for use in hold.uses:
             self._used[use.part] += use.amount
             self._used_by[use.part, hold.plane] += use.amount
@@ -332,14 +343,14 @@ class Account:
         del self._by_share[hold.plane, hold.group, hold.share]
         self._by_group[hold.plane, hold.group].discard(hold_id)
         if isinstance(hold.holder, ClaimHolder):
-            _discard(self._by_claim, hold.holder.uid, hold_id)
+            _discard(self._by_claim, (hold.group, hold.holder.uid), hold_id)
         for use in hold.uses:
             self._used[use.part] -= use.amount
             self._used_by[use.part, hold.plane] -= use.amount
             _discard(self._by_part, use.part, hold_id)
 
 
-def _discard(index: dict[str, set[int]], key: str, hold_id: int) -> None:
+def _discard(index: dict[_K, set[int]], key: _K, hold_id: int) -> None:
     """Take a hold out of an index and drop the key with its last one: an index must not grow with time."""
     ids = index[key]
     ids.discard(hold_id)

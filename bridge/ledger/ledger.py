@@ -128,8 +128,8 @@ class Ledger:
 
     # The DRA plane
 
-    async def prepare(self, claim: ClaimHolder, picks: Sequence[Pick], answer: str) -> None:
-        """Hand out a claim's devices and keep its answer: all of them or none (H28).
+    async def prepare(self, group: str, claim: ClaimHolder, picks: Sequence[Pick], answer: str) -> None:
+        """Hand out a claim's devices of one group and keep the answer: all of them or none (H28).
 
         Admin access needs no pick: it never holds and is never refused. Holds of the same claim that are
         being released and are picked again go on; those not picked again end, the claim no longer names them
@@ -137,42 +137,43 @@ class Ledger:
         Raises Refused or LedgerError.
         """
         await self._usable()
-        mine = {(h.group, h.share): h for h in self.account.of_claim(claim.uid)}
-        kept = [h for p in picks if (h := mine.pop((p.group, p.share), None)) is not None]
-        fresh = [p for p in picks if (p.group, p.share) not in {(h.group, h.share) for h in kept}]
+        mine = {h.share: h for h in self.account.of_claim(group, claim.uid)}
+        kept = [h for p in picks if (h := mine.pop(p.share, None)) is not None]
+        again = {h.share for h in kept}
+        fresh = [p for p in picks if p.share not in again]
         ending = frozenset(h.id for h in mine.values())
         self._check(fresh, ending)
         now = self._clock()
         changes: list[Change] = [DropHold(i) for i in sorted(ending)]
         changes += [PutHold(replace(h, phase=Phase.PREPARED, holder=claim)) for h in kept]
         changes += [PutHold(self._new(Plane.DRA, Phase.PREPARED, p, claim, now)) for p in fresh]
-        changes.append(PutClaim(PreparedClaim(claim, answer, now)))
+        changes.append(PutClaim(PreparedClaim(group, claim, answer, now)))
         await self._commit(changes)
 
-    async def unprepare(self, uid: str) -> None:
+    async def unprepare(self, group: str, uid: str) -> None:
         """Record that the kubelet has unprepared a claim: its holds stay until it is deallocated (S4).
 
         An unknown claim is no error (kubelet-contract B.2).
         """
         await self._usable()
         changes: list[Change] = [
-            PutHold(replace(h, phase=Phase.RELEASING)) for h in self.account.of_claim(uid)
+            PutHold(replace(h, phase=Phase.RELEASING)) for h in self.account.of_claim(group, uid)
         ]
-        if uid in self.account.claims:
-            changes.append(DropClaim(uid))
+        if self.account.prepared(group, uid) is not None:
+            changes.append(DropClaim(group, uid))
         await self._commit(changes)
 
-    async def deallocated(self, uid: str, still: frozenset[tuple[str, str]] = frozenset()) -> None:
+    async def deallocated(self, group: str, uid: str, still: frozenset[str] = frozenset()) -> None:
         """End the holds of an unprepared claim that is no longer allocated.
 
-        `still` are (group, share) that its allocation names even so.
+        `still` are shares that its allocation names even so.
         """
         await self._usable()
         await self._commit(
             [
                 DropHold(h.id)
-                for h in self.account.of_claim(uid)
-                if h.phase is Phase.RELEASING and (h.group, h.share) not in still
+                for h in self.account.of_claim(group, uid)
+                if h.phase is Phase.RELEASING and h.share not in still
             ]
         )
 

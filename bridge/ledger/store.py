@@ -41,7 +41,9 @@ SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE claims (
-  uid TEXT PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, answer TEXT NOT NULL, since REAL NOT NULL
+  grp TEXT NOT NULL, uid TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+  answer TEXT NOT NULL, since REAL NOT NULL,
+  PRIMARY KEY (grp, uid)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE holds (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -303,11 +305,11 @@ def _write(db: sqlite3.Connection, change: Change) -> None:
         case PutClaim(claim):
             h = claim.holder
             db.execute(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                (h.uid, h.namespace, h.name, claim.answer, claim.since),
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
+                (claim.group, h.uid, h.namespace, h.name, claim.answer, claim.since),
             )
-        case DropClaim(uid):
-            db.execute("DELETE FROM claims WHERE uid = ?", (uid,))
+        case DropClaim(group, uid):
+            db.execute("DELETE FROM claims WHERE grp = ? AND uid = ?", (group, uid))
         case PutQuarantine(q):
             db.execute(
                 "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)",
@@ -365,9 +367,9 @@ def _load(db: sqlite3.Connection) -> tuple[Account, int]:
     except ValueError as error:
         raise sqlite3.DatabaseError(f"a hold cannot be read: {error}") from error
     claims = [
-        PreparedClaim(ClaimHolder(namespace, name, uid), answer, since)
-        for uid, namespace, name, answer, since in db.execute(
-            "SELECT uid, namespace, name, answer, since FROM claims"
+        PreparedClaim(group, ClaimHolder(namespace, name, uid), answer, since)
+        for group, uid, namespace, name, answer, since in db.execute(
+            "SELECT grp, uid, namespace, name, answer, since FROM claims"
         )
     ]
     quarantines = [

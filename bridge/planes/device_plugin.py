@@ -1,0 +1,139 @@
+"""The device plugin plane of one group: ListAndWatch from the projection, Allocate on the ledger.
+
+Keeps S1 and S2 (design 1): an answer leaves only after the ledger has it on disk, and the ledger refuses what DRA
+has. On the path of Allocate there is one commit and nothing else (H40).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.devices.model import ContainerEdits, Device
+from bridge.ledger.holds import Account, Pick, Plane, Refused
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.store import LedgerError
+from bridge.planes.projection import device_plugin_view, preferred
+from bridge.planes.report import Report
+from bridge.planes.roster import Roster, Unavailable
+from bridge.platform.cdi import qualified
+from bridge.platform.pulse import Pulse
+from deviceplugin_v1beta1 import AllocationRefused, ContainerResponse, DeviceSpec
+from deviceplugin_v1beta1 import Device as PluginDevice
+from deviceplugin_v1beta1 import Mount as PluginMount
+
+UNKNOWN_POD = "a pod of this node"
+"""Allocate does not say who asks (kubelet-contract A.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the device plugin plane works with.
+
+    Attributes:
+        ledger: the one account.
+        roster: the group's devices now.
+        changed: pulses when ledger or inventory changed.
+        report: where hand-outs and refusals are told.
+    """
+
+    ledger: Ledger
+    roster: Callable[[], Roster]
+    changed: Pulse
+    report: Report
+
+
+class DevicePluginPlane:
+    """A `deviceplugin_v1beta1` plugin for one group."""
+
+    def __init__(self, group: str, around: Surroundings) -> None:
+        self._group = group
+        self._around = around
+
+    async def devices(self) -> AsyncIterator[Sequence[PluginDevice]]:
+        """Complete lists, a new one at each change that this plane shows."""
+        last: Sequence[PluginDevice] | None = None
+        with self._around.changed.listen() as changes:
+            while True:
+                now = self._list()
+                if now != last:
+                    last = now
+                    yield now
+                await changes.wait()
+
+    def _list(self) -> tuple[PluginDevice, ...]:
+        return tuple(
+            PluginDevice(offer.id, offer.healthy, () if offer.numa_node is None else (offer.numa_node,))
+            for offer in device_plugin_view(self._around.roster(), self._around.ledger.account)
+        )
+
+    async def allocate(self, containers: Sequence[Sequence[str]]) -> Sequence[ContainerResponse]:
+        """Book all IDs of all containers, or none (H28); raises AllocationRefused with the reason."""
+        started = time.perf_counter()
+        roster = self._around.roster()
+        ids = [i for container in containers for i in container]
+        try:
+            picks = [pick_id(roster, self._around.ledger.account, i) for i in ids]
+            responses = [container_response(roster, container) for container in containers]
+            await self._around.ledger.grant(picks)
+        except (Unavailable, Refused, LedgerError) as error:
+            self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error))
+            raise AllocationRefused(str(error)) from error
+        seconds = time.perf_counter() - started
+        self._around.report.handed_out(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, seconds)
+        return responses
+
+    async def preferred(
+        self, available: Sequence[str], must_include: Sequence[str], size: int
+    ) -> Sequence[str]:
+        """Steer the kubelet to the end that DRA does not begin with (Q2)."""
+        order = {
+            offer.id: position
+            for position, offer in enumerate(
+                device_plugin_view(self._around.roster(), self._around.ledger.account)
+            )
+        }
+        return preferred(list(available), list(must_include), size, order)
+
+
+def pick_id(roster: Roster, account: Account, device_id: str) -> Pick:
+    """The pick for one device plugin ID. Raises Unavailable.
+
+    An ID that this plane has out may be asked for again whatever the configuration says now: among its own the
+    kubelet decides (kubelet-contract A.4).
+    """
+    held = account.of_share(Plane.DEVICE_PLUGIN, roster.group.name, device_id)
+    pick = roster.pick(device_id)
+    if held is None and device_id not in roster.device_plugin_shares:
+        raise Unavailable(
+            f"{device_id} is not offered through the device plugin API: group {roster.group.name} is in mode "
+            f"{roster.group.mode}, and its configuration gives this device to DRA"
+        )
+    return pick
+
+
+def container_response(roster: Roster, ids: Sequence[str]) -> ContainerResponse:
+    """What a container gets for its IDs.
+
+    Device specs wherever they can say it: the answer is kept by the kubelet and used again after a reboot, when
+    no CDI file may be there yet (kubelet-contract A.5). An owner inside the container they cannot express, so
+    such devices go by CDI name alone; the same node is never returned both ways.
+    """
+    devices = {device.name: device for i in ids if (device := roster.by_name.get(i)) is not None}
+    by_cdi = [d for d in devices.values() if needs_cdi(d)]
+    edits = ContainerEdits()
+    for device in devices.values():
+        if not needs_cdi(device):
+            edits = edits + device.edits
+    return ContainerResponse(
+        envs=dict(edits.env),
+        mounts=tuple(PluginMount(m.host_path, m.container_path, m.read_only) for m in edits.mounts),
+        devices=tuple(DeviceSpec(n.host_path, n.container_path, n.permissions) for n in edits.nodes),
+        cdi_devices=tuple(qualified(roster.group.name, d.name) for d in by_cdi),
+    )
+
+
+def needs_cdi(device: Device) -> bool:
+    """Whether its edits say something that a device spec cannot."""
+    return any(node.owner is not None for node in device.edits.nodes)

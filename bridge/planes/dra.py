@@ -1,0 +1,161 @@
+"""The DRA plane of one group: Prepare and Unprepare on the ledger, and what the slices and health show.
+
+Keeps S1 and S3 (design 1): an answer leaves only after the ledger has it on disk, and the ledger refuses what
+another holder has. Slow work is none: the path is plan, one commit, and a small file where a claim's
+configuration needs one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bridge.devices.kinds.base import Kind
+from bridge.ledger.holds import ClaimHolder, Phase, Plane, Refused
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.store import LedgerError
+from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
+from bridge.planes.deallocation import Deallocations
+from bridge.planes.report import Report
+from bridge.planes.roster import Roster, Unavailable
+from bridge.platform.cdi import CdiError, CdiFiles, claim_qualified, qualified
+from bridge.platform.pulse import Pulse
+from dra_v1.claims import Claim, ClaimRef
+from dra_v1.driver import (
+    DeviceHealth,
+    HealthStatus,
+    PreparedClaim,
+    PrepareError,
+    UnprepareError,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the DRA plane works with.
+
+    Attributes:
+        ledger: the one account.
+        roster: the group's devices now.
+        kind: the group's kind.
+        pool: name of the node's pool.
+        cdi: CDI files.
+        deallocations: finds out when an unprepared claim has let go.
+        changed: pulses when ledger or inventory changed.
+        report: where hand-outs and refusals are told.
+    """
+
+    ledger: Ledger
+    roster: Callable[[], Roster]
+    kind: Kind[object]
+    pool: str
+    cdi: CdiFiles
+    deallocations: Deallocations
+    changed: Pulse
+    report: Report
+
+
+class DraPlane:
+    """A `dra_v1` driver for one group."""
+
+    def __init__(self, group: str, around: Surroundings) -> None:
+        self._group = group
+        self._around = around
+        self._naming = Naming(
+            device=lambda device: qualified(group, device),
+            claim=lambda uid, device: claim_qualified(group, uid, device),
+        )
+
+    # dra_v1.Driver
+
+    async def prepare(self, claims: Sequence[Claim]) -> Mapping[str, PreparedClaim | PrepareError]:
+        """Book and answer each claim; those of one call share a commit."""
+        answers = await asyncio.gather(*(self._prepare(claim) for claim in claims))
+        return {claim.ref.uid: answer for claim, answer in zip(claims, answers, strict=True)}
+
+    async def unprepare(self, claims: Sequence[ClaimRef]) -> Mapping[str, UnprepareError | None]:
+        """Let each claim go; one that is not known is done (kubelet-contract B.2)."""
+        answers = await asyncio.gather(*(self._unprepare(ref) for ref in claims))
+        return {ref.uid: answer for ref, answer in zip(claims, answers, strict=True)}
+
+    def remembered(self, ref: ClaimRef) -> PreparedClaim | None:
+        """The answer that the ledger keeps for this UID, its CDI file restored if it is gone (H13, H20)."""
+        kept = self._around.ledger.account.prepared(self._group, ref.uid)
+        if kept is None:
+            return None
+        stored = decode(kept.answer)
+        if stored.edits:
+            self._around.cdi.write_claim(self._group, ref.uid, stored.edits)
+        return stored.answer
+
+    async def health(self) -> AsyncIterator[Sequence[DeviceHealth]]:
+        """Physical health of every device, never arbitration (H23)."""
+        last: list[DeviceHealth] | None = None
+        with self._around.changed.listen() as changes:
+            while True:
+                now = [
+                    DeviceHealth(
+                        self._around.pool,
+                        name,
+                        HealthStatus.HEALTHY if device.health.ok else HealthStatus.UNHEALTHY,
+                        device.health.reason,
+                    )
+                    for device in self._around.roster().devices
+                    for name in {device.name: None, **dict.fromkeys(device.share_names())}
+                ]
+                if now != last:
+                    last = now
+                    yield now
+                await changes.wait()
+
+    # Within
+
+    async def _prepare(self, claim: Claim) -> PreparedClaim | PrepareError:
+        started = time.perf_counter()
+        names = [result.device for result in claim.results]
+        try:
+            planned = plan(claim, self._around.roster(), self._around.kind, self._around.pool, self._naming)
+            await self._book(claim.ref, planned)
+            if planned.edits:
+                await asyncio.to_thread(
+                    self._around.cdi.write_claim, self._group, claim.ref.uid, planned.edits
+                )
+        except (Unavailable, Refused, LedgerError, CdiError) as error:
+            self._around.report.refused(Plane.DRA, self._group, names, f"claim {claim.ref}", str(error))
+            return PrepareError(str(error))
+        seconds = time.perf_counter() - started
+        self._around.report.handed_out(Plane.DRA, self._group, names, f"claim {claim.ref}", seconds)
+        return planned.answer
+
+    async def _book(self, ref: ClaimRef, planned: Plan) -> None:
+        """Book the plan. What only waits for another claim's deallocation is asked about once, here and now:
+        the scheduler gave the device away because it knows already."""
+        holder = ClaimHolder(ref.namespace, ref.name, ref.uid)
+        answer = encode(Stored(planned.answer, planned.edits))
+        try:
+            await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
+        except Refused as refused:
+            leaving = {h.holder for h in refused.blockers if h.phase is Phase.RELEASING}
+            if not leaving:
+                raise
+            for other in leaving:
+                assert isinstance(other, ClaimHolder)
+                await self._around.deallocations.check_now(other.uid)
+            await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
+
+    async def _unprepare(self, ref: ClaimRef) -> UnprepareError | None:
+        try:
+            await self._around.ledger.unprepare(self._group, ref.uid)
+            await asyncio.to_thread(self._around.cdi.remove_claim, self._group, ref.uid)
+        except (LedgerError, CdiError) as error:
+            log.error(
+                "unprepare failed", extra={"group": self._group, "claim": str(ref), "error": str(error)}
+            )
+            return UnprepareError(str(error))
+        self._around.deallocations.expect(ref.uid)
+        return None

@@ -1,0 +1,148 @@
+"""What each plane may show of the inventory.
+
+Pure: roster and account in, views out. Keeps Q1 (design 1): a device held by one plane leaves the other, and Q2:
+the planes hide from opposite ends. Physical health and arbitration are told apart (H23). Knows nothing of gRPC,
+slices on the wire, or files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from bridge.devices.model import Device
+from bridge.ledger.holds import Account, Hold, Plane
+from bridge.planes.roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class IdOffer:
+    """One ID as ListAndWatch shows it."""
+
+    id: str
+    healthy: bool
+    numa_node: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceOffer:
+    """One device as a ResourceSlice shows it.
+
+    Attributes:
+        name: the device, or the share where capacity cannot be consumed.
+        device: what it stands for.
+        units: the consumable amount of `device.share_unit`; None for a device that is allocated whole.
+    """
+
+    name: str
+    device: Device
+    units: int | None = None
+
+
+def device_plugin_view(roster: Roster, account: Account) -> tuple[IdOffer, ...]:
+    """List what ListAndWatch shows, in stable order.
+
+    An ID whose device DRA holds stays listed as unhealthy: the kubelet forgets what is not listed and would fail
+    pods that once had it (kubelet-contract A.3). An ID that this plane holds stays healthy while its device
+    physically is, for allocatable counts healthy devices in use too.
+    """
+    held = {hold.share: hold for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name)}
+    view: list[IdOffer] = []
+    for device in roster.devices:
+        shares = device.share_names() if device.present else ()
+        listed = [s for s in shares if s in roster.device_plugin_shares or s in held]
+        listed += [
+            share for share, hold in held.items() if hold.device == device.name and share not in shares
+        ]
+        healthy = _healthy_ids(roster, account, device, listed, held)
+        view += [IdOffer(share, share in healthy, device.numa_node) for share in listed]
+    return tuple(view)
+
+
+def _healthy_ids(
+    roster: Roster, account: Account, device: Device, listed: list[str], held: dict[str, Hold]
+) -> frozenset[str]:
+    if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
+        return frozenset()
+    mine = [share for share in listed if share in held]
+    offered = [share for share in listed if share not in held and share in roster.device_plugin_shares]
+    room = free_units(roster, account, device)
+    # From the end: DRA takes from the beginning (Q2).
+    return frozenset(mine) | frozenset(offered[max(0, len(offered) - room) :])
+
+
+def dra_view(roster: Roster, account: Account, *, consumable: bool) -> tuple[SliceOffer, ...]:
+    """List what the ResourceSlices show, in the order in which the scheduler should take it.
+
+    A device that the device plugin plane holds is withdrawn; one that DRA holds stays, the scheduler knows of
+    it. `consumable`: whether the cluster accounts for shares of one device (KEP-5075).
+    """
+    used: Counter[str] = Counter()
+    names: dict[str, set[str]] = defaultdict(set)
+    for hold in account.of_group(Plane.DRA, roster.group.name):
+        used[hold.device] += units_of(hold, roster)
+        names[hold.device].add(hold.share)
+    view: list[SliceOffer] = []
+    for device in roster.devices:
+        if not device.present:
+            continue
+        amount = _dra_units(roster, account, device, used[device.name])
+        if not device.shareable:
+            view += [SliceOffer(device.name, device)] if amount else []
+        elif consumable:
+            view += [SliceOffer(device.name, device, amount)] if amount else []
+        else:
+            view += _named_shares(roster, device, names[device.name], amount)
+    return tuple(view)
+
+
+def _dra_units(roster: Roster, account: Account, device: Device, used: int) -> int:
+    """How many shares DRA has or may have: what it holds, and what is free within its quota."""
+    if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
+        return used if roster.dra_shares else 0
+    quota = sum(1 for share in device.share_names() if share in roster.dra_shares)
+    return min(quota, used + free_units(roster, account, device))
+
+
+def _named_shares(roster: Roster, device: Device, held: set[str], amount: int) -> list[SliceOffer]:
+    """Shares as devices of their own: the held ones, then free ones from the beginning (Q2)."""
+    ours = [share for share in device.share_names() if share in roster.dra_shares]
+    room = amount - sum(1 for share in ours if share in held)
+    shown: list[SliceOffer] = []
+    for share in ours:
+        if share in held:
+            shown.append(SliceOffer(share, device))
+        elif room > 0:
+            shown.append(SliceOffer(share, device))
+            room -= 1
+    return shown
+
+
+def free_units(roster: Roster, account: Account, device: Device) -> int:
+    """How many more shares of a device the ledger would hand out."""
+    free = device.shares
+    for use in roster.uses(device):
+        free = min(free, (use.capacity - account.used(use.part)) // use.amount)
+    return max(0, free)
+
+
+def units_of(hold: Hold, roster: Roster) -> int:
+    """How many shares a hold stands for."""
+    device = roster.by_name.get(hold.device)
+    for use in hold.uses:
+        amount = device.parts.get(use.part) if device is not None else None
+        if amount:
+            return use.amount // amount
+    return 1
+
+
+def preferred(available: list[str], must_include: list[str], size: int, order: dict[str, int]) -> list[str]:
+    """The IDs the kubelet should take: what it must, then from the end (Q2); never more than `size`.
+
+    `order`: position of each ID in the view. Fewer than `size` come back only where there are not more.
+    """
+    chosen = list(must_include[:size])
+    rest = sorted(
+        (i for i in available if i not in set(chosen)), key=lambda i: order.get(i, -1), reverse=True
+    )
+    return chosen + rest[: size - len(chosen)]

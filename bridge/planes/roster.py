@@ -1,0 +1,118 @@
+"""The devices of a group as the planes know them: what was found, and what is gone but still held.
+
+Pure. Resolves the names that kubelet and scheduler use (IDs, device names, shares) to devices, and turns a wish for
+one into a pick that the ledger can decide on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bridge.config import Group, Mode, Sharing
+from bridge.devices.model import ContainerEdits, Device, Health, Inventory, base_name, natural_key
+from bridge.ledger.holds import Account, Pick, Plane, Use
+
+
+class Unavailable(Exception):
+    """A device that cannot be handed out whoever holds what: unknown, unplugged, broken, not of this plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """One group's devices.
+
+    Attributes:
+        group: its configuration.
+        devices: in natural order of name; unplugged ones that are held stand among them (H38).
+        capacities: capacity of each part they use.
+        by_name: device by name, and by the name of each of its shares.
+        device_plugin_shares: shares that the configuration gives to the device plugin plane.
+        dra_shares: shares that it gives to DRA; in `dual` with `shared` the two are the same.
+    """
+
+    group: Group
+    devices: tuple[Device, ...]
+    capacities: Mapping[str, int]
+    by_name: Mapping[str, Device] = field(repr=False)
+    device_plugin_shares: frozenset[str] = field(repr=False)
+    dra_shares: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def build(cls, group: Group, inventory: Inventory, account: Account) -> Roster:
+        """The roster of a group."""
+        found = {device.name: device for device in inventory.group(group.name)}
+        gone = _unplugged(group, found, account)
+        devices = tuple(sorted((*found.values(), *gone), key=lambda d: natural_key(d.name)))
+        by_name = {device.name: device for device in devices}
+        names = []
+        for device in devices:
+            shares = device.share_names()
+            names.extend(shares)
+            by_name.update(dict.fromkeys(shares, device))
+        ours, theirs = _split(group, names)
+        return cls(group, devices, inventory.parts, by_name, ours, theirs)
+
+    def pick(self, name: str, units: int = 1, share: str = "") -> Pick:
+        """A pick of `units` shares of the device (or share) called `name`, recorded under `share`.
+
+        Raises Unavailable with a text for the caller.
+        """
+        device = self.by_name.get(name)
+        if device is None:
+            raise Unavailable(
+                f"{name} is no device of group {self.group.name}, which has {len(self.devices)}; "
+                f"`bridge devices` lists them"
+            )
+        if not device.present:
+            raise Unavailable(f"{name} is unplugged; it is offered again when it is back")
+        if not device.health.ok:
+            raise Unavailable(f"{name} is not healthy: {device.health.reason}")
+        if units > device.shares:
+            raise Unavailable(f"{name} has {device.shares} {device.share_unit}, {units} were asked for")
+        return Pick(self.group.name, device.name, share or name, self.uses(device, units))
+
+    def uses(self, device: Device, units: int = 1) -> tuple[Use, ...]:
+        """What a hold of so many shares uses."""
+        return tuple(
+            Use(part, amount * units, self.capacities.get(part, amount * device.shares))
+            for part, amount in sorted(device.parts.items())
+        )
+
+
+def _unplugged(group: Group, found: Mapping[str, Device], account: Account) -> Iterable[Device]:
+    """Held devices that the scan no longer sees, as far as the holds tell what they were."""
+    gone: dict[str, Device] = {}
+    for plane in Plane:
+        for hold in account.of_group(plane, group.name):
+            if hold.device not in found and hold.device not in gone:
+                gone[hold.device] = Device(
+                    group=group.name,
+                    name=hold.device,
+                    kind=group.kind,
+                    edits=ContainerEdits(),
+                    health=Health(False, "unplugged"),
+                    parts={use.part: use.amount for use in hold.uses},
+                    present=False,
+                )
+    return gone.values()
+
+
+def _split(group: Group, names: list[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Which shares each plane may offer."""
+    everything = frozenset(names)
+    match group.mode:
+        case Mode.DEVICE_PLUGIN:
+            return everything, frozenset()
+        case Mode.DRA:
+            return frozenset(), everything
+        case Mode.DUAL:
+            if group.sharing is Sharing.SHARED or group.partition is None:
+                return everything, everything
+            ours = group.partition.device_plugin(names)
+            return ours, everything - ours
+
+
+def device_of_share(share: str) -> str:
+    """The device that a device plugin ID or DRA device name belongs to."""
+    return base_name(share)

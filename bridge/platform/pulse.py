@@ -1,0 +1,45 @@
+"""A pulse: news without content, for many listeners, coalesced by those who are busy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+
+class Listening:
+    """One listener's end. What pulses while it is busy is one pulse."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the listener, now or when it waits next."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return at the next pulse, or at once if there was one since the last return."""
+        await self._event.wait()
+        self._event.clear()
+
+
+class Pulse:
+    """Rings all who listen. Single event loop."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Listening] = set()
+
+    def ring(self) -> None:
+        """Something changed."""
+        for listener in self._listeners:
+            listener.ring()
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[Listening]:
+        """Listen while the context lasts."""
+        listener = Listening()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
