@@ -1,0 +1,161 @@
+"""When a device plugin hold may end (S4): the verdict as a table, and what never may happen as properties."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.ledger.evidence import (
+    Absence,
+    Absent,
+    Grace,
+    InUse,
+    Seen,
+    Sighting,
+    Trust,
+    Unsure,
+    continued,
+    look_at,
+    may_release,
+)
+from bridge.ledger.holds import Hold, Phase, Plane, PodHolder
+
+RES = "device-bridge.io/acc"
+KEY = (RES, "acc0")
+POD = PodHolder("default", "p", "c", "uid-p")
+HELD = Hold(1, Plane.DEVICE_PLUGIN, Phase.HELD, "acc", "acc0", "acc0", POD, (), 0.0)
+GRANTED = replace(HELD, phase=Phase.GRANTED, holder=PodHolder())
+NOBODY = Sighting(0.0, listed={}, checkpointed={}, live={}, kubelet_stable=True)
+ABSENT = Absent(Trust.WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("what", "hold", "sighting", "seen"),
+    [
+        ("nobody has it", HELD, NOBODY, ABSENT),
+        ("podresources does not answer", HELD, replace(NOBODY, listed=None), Unsure),
+        ("the kubelet has just started (H13)", HELD, replace(NOBODY, kubelet_stable=False), Unsure),
+        ("the checkpoint cannot be read", HELD, replace(NOBODY, checkpointed=None), Unsure),
+        ("podresources lists it", HELD, replace(NOBODY, listed={KEY: POD}), InUse),
+        (
+            "a listed one counts at once, stable or not",
+            HELD,
+            replace(NOBODY, listed={KEY: POD}, kubelet_stable=False),
+            InUse,
+        ),
+        (
+            "h11: an init container has it: in the checkpoint, not in podresources",
+            GRANTED,
+            replace(
+                NOBODY,
+                checkpointed={KEY: frozenset({"uid-i"})},
+                live={("default", "i"): frozenset({"uid-i"})},
+            ),
+            InUse,
+        ),
+        (
+            "h10: a stale checkpoint entry of a pod that is gone from kubelet and runtime",
+            HELD,
+            replace(NOBODY, checkpointed={KEY: frozenset({"uid-p"})}),
+            ABSENT,
+        ),
+        (
+            "a checkpoint entry of a pod still listed, between two sandboxes",
+            HELD,
+            replace(NOBODY, checkpointed={KEY: frozenset({"uid-p"})}, active=frozenset({("default", "p")})),
+            Absent(Trust.STILL_LISTED),
+        ),
+        (
+            "h9: deleted by force, gone from the kubelet's lists, containers still running",
+            HELD,
+            replace(NOBODY, live={("default", "p"): frozenset({"uid-p"})}),
+            InUse,
+        ),
+        (
+            "h9: the same before the UID was learned",
+            replace(HELD, holder=PodHolder("default", "p", "c")),
+            replace(NOBODY, live={("default", "p"): frozenset({"whatever"})}),
+            InUse,
+        ),
+        (
+            "another pod of the same name",
+            HELD,
+            replace(
+                NOBODY,
+                live={("default", "p"): frozenset({"uid-later"})},
+                active=frozenset({("default", "p")}),
+            ),
+            ABSENT,
+        ),
+        ("no runtime to ask", HELD, replace(NOBODY, live=None), Absent(Trust.NO_RUNTIME)),
+        (
+            "no runtime, and the checkpoint names it",
+            HELD,
+            replace(NOBODY, live=None, checkpointed={KEY: frozenset({"uid-p"})}),
+            Unsure,
+        ),
+    ],
+)
+def test_what_a_sighting_says(what: str, hold: Hold, sighting: Sighting, seen: Seen | type) -> None:
+    result = look_at(hold, RES, sighting)
+    if isinstance(seen, type):
+        assert isinstance(result, seen), what
+    else:
+        assert result == seen, what
+
+
+def test_the_uid_is_learned_where_checkpoint_and_runtime_agree() -> None:
+    sighting = replace(
+        NOBODY,
+        listed={KEY: PodHolder("default", "p", "c")},
+        checkpointed={KEY: frozenset({"uid-p", "uid-stale"})},
+        live={("default", "p"): frozenset({"uid-p"})},
+    )
+    assert look_at(GRANTED, RES, sighting) == InUse(POD, "podresources")
+
+
+GRACE = Grace(unmatched=60, confirm=1, listed=60, degraded=600)
+
+
+@pytest.mark.parametrize(
+    ("hold", "absence", "age", "ends"),
+    [
+        (HELD, None, 1e6, False),
+        (HELD, Absence(10, 10, Trust.WHOLE), 1e6, False),  # one sighting is none
+        (HELD, Absence(10, 11, Trust.WHOLE), 11, True),
+        (HELD, Absence(10, 69, Trust.STILL_LISTED), 1e6, False),
+        (HELD, Absence(10, 70, Trust.STILL_LISTED), 1e6, True),
+        (HELD, Absence(10, 609, Trust.NO_RUNTIME), 1e6, False),
+        (HELD, Absence(10, 610, Trust.NO_RUNTIME), 1e6, True),
+        (GRANTED, Absence(10, 30, Trust.WHOLE), 59, False),  # H12: admission may be under way
+        (GRANTED, Absence(10, 30, Trust.WHOLE), 60, True),
+    ],
+)
+def test_when_a_hold_may_end(hold: Hold, absence: Absence | None, age: float, ends: bool) -> None:
+    assert may_release(hold, absence, age, GRACE) is ends
+
+
+sightings = st.one_of(
+    st.just(ABSENT),
+    st.just(Absent(Trust.NO_RUNTIME)),
+    st.just(Unsure("?")),
+    st.just(InUse(POD, "podresources")),
+)
+
+
+@given(st.lists(st.tuples(sightings, st.floats(0.1, 100)), min_size=1, max_size=30))
+def test_no_hold_ends_within_the_grace_after_it_was_last_seen_or_in_doubt(
+    history: list[tuple[Seen, float]],
+) -> None:
+    now, absence, last_doubt = 0.0, None, 0.0
+    for seen, step in history:
+        now += step
+        absence = continued(absence, seen, now)
+        if not isinstance(seen, Absent):
+            last_doubt = now
+        if may_release(HELD, absence, 1e9, GRACE):
+            assert now - last_doubt >= GRACE.confirm
+            assert isinstance(seen, Absent)
