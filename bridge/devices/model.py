@@ -10,16 +10,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 NAME_LIMIT = 56
 """Longest device name: a DNS label (63) less room for a share suffix, so all projections are DNS labels."""
 
 SHARE_SEPARATOR = "--"
 """Stands between a device name and a share's number; names never contain it (see `device_name`)."""
-
-_NOTHING: Mapping[str, int] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -168,7 +164,7 @@ class Inventory:
     """
 
     devices: tuple[Device, ...] = ()
-    parts: Mapping[str, int] = _NOTHING
+    parts: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     def group(self, name: str) -> tuple[Device, ...]:

@@ -1,0 +1,287 @@
+"""Reading the configuration file: every error at once, each with its field path and line."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from bridge.config.model import (
+    KIND,
+    Binding,
+    Config,
+    Count,
+    Daemon,
+    Group,
+    Mode,
+    Names,
+    Partition,
+    Percent,
+    Registration,
+    Sharing,
+)
+from bridge.config.names import (
+    check_driver,
+    check_group,
+    check_resource,
+    default_driver,
+    default_resource,
+)
+from bridge.config.source import Source, SyntaxFault, read
+from bridge.devices.kinds import KINDS
+from bridge.devices.schema import FieldError, Strict, field_errors, unknown_name
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigError:
+    """One thing that is wrong.
+
+    Attributes:
+        path: the field: `groups[1].options.include[0]`; empty for the file as a whole.
+        message: what is wrong and what would be right.
+        line: in the file, from 1; None where there is none.
+    """
+
+    path: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line else ""
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class ConfigErrors(ValueError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        source: the file, or what the text was called.
+        errors: everything that is wrong, in the order of the file.
+    """
+
+    def __init__(self, source: str, errors: Sequence[ConfigError]) -> None:
+        self.source = source
+        self.errors = tuple(sorted(errors, key=lambda error: error.line or 0))
+        super().__init__("\n".join(f"{source}: {error}" for error in self.errors))
+
+
+def _on_off(value: object) -> object:
+    """YAML 1.1 reads a bare `on` or `off` as a boolean."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _split(value: object) -> object:
+    match value:
+        case str() if not re.fullmatch(r"(\d|[1-9]\d|100)%", value, re.ASCII):
+            raise ValueError(f'a percentage is written like "50%", from 0% to 100%, not {value!r}')
+        case bool() | float() | dict() | None:
+            raise ValueError('must be a percentage like "50%", a number of devices, or a list of names')
+        case int() if value < 0:
+            raise ValueError(f"a number of devices is not negative: {value}")
+        case _:
+            return value
+
+
+class _Split(Strict):
+    device_plugin: Annotated[
+        int | str | list[str],
+        BeforeValidator(_split),
+        Field(description="a percentage like 50%, a number, or names and patterns; the rest goes to DRA"),
+    ]
+
+    def partition(self) -> Partition:
+        match self.device_plugin:
+            case int(number):
+                return Count(number)
+            case str(text):
+                return Percent(int(text.removesuffix("%")))
+            case patterns:
+                return Names(tuple(patterns))
+
+
+class _Group(Strict):
+    name: Annotated[str, AfterValidator(check_group)]
+    kind: str
+    resource_name: Annotated[str, AfterValidator(check_resource)] | None = None
+    driver_name: Annotated[str, AfterValidator(check_driver)] | None = None
+    mode: Mode | None = None
+    sharing: Sharing = Sharing.SHARED
+    partition: _Split | None = None
+    binding: Annotated[Binding, BeforeValidator(_on_off)] = Binding.AUTO
+    registration: Registration = Registration.WATCHER
+    options: dict[str, object] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> _Group:
+        if self.sharing is Sharing.PARTITION and self.partition is None:
+            raise ValueError(
+                "sharing: partition needs partition.devicePlugin, the devices of the device plugin"
+            )
+        if self.sharing is not Sharing.PARTITION and self.partition is not None:
+            raise ValueError("partition is used with sharing: partition only; write that, or leave it out")
+        return self
+
+
+class _File(Strict):
+    api_version: Literal["device-bridge.io/v1alpha1"]
+    kind: Literal["BridgeConfig"]
+    mode: Mode = Mode.DUAL
+    groups: Annotated[list[_Group], Field(min_length=1)]
+    daemon: Daemon = Field(default_factory=Daemon)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        ConfigErrors: it cannot be read, or not be used; every reason at once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        message = "the configuration file does not exist; make it, or name another"
+        raise ConfigErrors(str(path), [ConfigError("", message)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error.reason})"
+        raise ConfigErrors(str(path), [ConfigError("", f"the file cannot be read: {said}")]) from error
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str = "configuration") -> Config:
+    """Read a configuration from text.
+
+    Raises:
+        ConfigErrors: as `load`.
+    """
+    try:
+        document = read(text)
+    except SyntaxFault as fault:
+        error = ConfigError("", f"not valid YAML: {fault}", fault.line)
+        raise ConfigErrors(source, [error]) from fault
+    if not isinstance(document.data, dict):
+        found = "empty" if document.data is None else f"a {type(document.data).__name__}"
+        message = f"must be a mapping with apiVersion, kind and groups; it is {found}"
+        raise ConfigErrors(source, [ConfigError("", message)])
+    errors = [*document.duplicates]
+    try:
+        file = _File.model_validate(document.data)
+    except ValidationError as error:
+        errors += field_errors(_File, error)
+        file = None
+    options = _options(document.data, errors)
+    _clashes(document.data, errors)
+    if errors or file is None:
+        raise ConfigErrors(source, [_placed(error, document) for error in errors])
+    return Config(
+        file.mode,
+        tuple(_group(group, file.mode, options[i]) for i, group in enumerate(file.groups)),
+        file.daemon,
+    )
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of the file, the options of every kind included."""
+    base = _File.model_json_schema(by_alias=True)
+    definitions = base.setdefault("$defs", {})
+    branches: list[object] = []
+    for kind in KINDS.values():
+        options = kind.options.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        definitions |= options.pop("$defs", {})
+        definitions[kind.options.__name__] = options
+        branches.append(
+            {
+                "if": {"properties": {"kind": {"const": kind.name}}},
+                "then": {"properties": {"options": {"$ref": f"#/$defs/{kind.options.__name__}"}}},
+            }
+        )
+    group = definitions["_Group"]
+    group["properties"]["kind"] = {"enum": list(KINDS)}
+    group["allOf"] = branches
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **base, "title": KIND}
+
+
+def _group(written: _Group, mode: Mode, options: BaseModel) -> Group:
+    return Group(
+        name=written.name,
+        kind=written.kind,
+        resource_name=written.resource_name or default_resource(written.name),
+        driver_name=written.driver_name or default_driver(written.name),
+        mode=written.mode or mode,
+        sharing=written.sharing,
+        partition=written.partition.partition() if written.partition else None,
+        binding=written.binding,
+        registration=written.registration,
+        options=options,
+    )
+
+
+def _raw_groups(data: Mapping[str, object]) -> list[tuple[int, Mapping[str, object]]]:
+    """The groups that are mappings, with their positions: checked even where others are broken."""
+    groups = data.get("groups")
+    if not isinstance(groups, list):
+        return []
+    return [(i, group) for i, group in enumerate(groups) if isinstance(group, dict)]
+
+
+def _options(data: Mapping[str, object], errors: list[FieldError]) -> dict[int, BaseModel]:
+    """Each group's options by its kind's own schema."""
+    valid: dict[int, BaseModel] = {}
+    for i, group in _raw_groups(data):
+        name = group.get("kind")
+        if not isinstance(name, str):
+            continue
+        kind = KINDS.get(name)
+        if kind is None:
+            message = f"there is no kind {name!r}; kinds: {', '.join(KINDS)}"
+            close = unknown_name(name, list(KINDS))
+            errors.append(
+                FieldError(f"groups[{i}].kind", f"{message}; {close}" if close.startswith("did") else message)
+            )
+            continue
+        raw = group.get("options", {})
+        if not isinstance(raw, dict):
+            continue  # told by the group's own schema
+        try:
+            valid[i] = kind.options.model_validate(raw)
+        except ValidationError as error:
+            errors += field_errors(kind.options, error, ("groups", i, "options"))
+    return valid
+
+
+def _clashes(data: Mapping[str, object], errors: list[FieldError]) -> None:
+    """Names that two groups have in common: each must lead to one group."""
+    names: list[tuple[str, str, Callable[[str], str] | None]] = [
+        ("name", "group", None),
+        ("resourceName", "extended resource", default_resource),
+        ("driverName", "driver", default_driver),
+    ]
+    for field, what, default in names:
+        users: dict[str, list[int]] = defaultdict(list)
+        for i, group in _raw_groups(data):
+            value = group.get(field)
+            own = group.get("name")
+            if value is None and default is not None and isinstance(own, str):
+                value = default(own)
+            if isinstance(value, str):
+                users[value].append(i)
+        for value, positions in users.items():
+            for i in positions[1:]:
+                owner = f"groups[{positions[0]}]"
+                errors.append(
+                    FieldError(
+                        f"groups[{i}].{field}", f"{owner} has the {what} {value!r} already; take another"
+                    )
+                )
+
+
+def _placed(error: FieldError, document: Source) -> ConfigError:
+    """With the line of the field, or of the nearest field around it that is written."""
+    path = error.path
+    while path and path not in document.lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return ConfigError(error.path, error.message, document.lines.get(path))

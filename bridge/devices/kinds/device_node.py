@@ -1,0 +1,372 @@
+"""Kind `device-node`: device nodes by glob, each a device; or several nodes that make one device.
+
+A part is a node's canonical path: device numbers change over a reboot, paths do not, and the same silicon
+in two groups is then the same part. One hold uses 1 of `replicas`; without replicas 1 of 1, which is all of
+it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from bridge.devices.kinds.base import Found, Kind, Watches
+from bridge.devices.kinds.options import (
+    MOST_SHARES,
+    ContainerPath,
+    Number,
+    OwnerOptions,
+    Permissions,
+    fill,
+)
+from bridge.devices.model import (
+    NAME_LIMIT,
+    SHARE_SEPARATOR,
+    AttributeValue,
+    ContainerEdits,
+    Device,
+    DeviceNode,
+    Health,
+    Problem,
+    device_name,
+    natural_key,
+)
+from bridge.devices.nodes import (
+    Missing,
+    Node,
+    Unusable,
+    directories_of,
+    expand,
+    matches,
+    numa_node,
+    read_node,
+)
+from bridge.devices.schema import Strict
+from bridge.platform.roots import Roots
+
+NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
+"""The standard attribute of KEP 6072."""
+
+LONGEST_TEXT = 64
+"""Longest string attribute (kubelet-contract C.1)."""
+
+
+def _host_path(value: str) -> str:
+    pieces = value.split("/")
+    if pieces[:2] != ["", "dev"] or len(pieces) < 3 or {"", ".", ".."} & set(pieces[2:]):
+        raise ValueError(f"must be a path below /dev, written plainly (no '.', '..' or '//'), not {value!r}")
+    return value
+
+
+def _glob(value: str) -> str:
+    _host_path(value)
+    if "**" in value:
+        raise ValueError(f"** is not known here: name each level, as in /dev/*/acc*, not {value!r}")
+    if "{" in value or "}" in value:
+        raise ValueError(f"braces are not known here: write one pattern for each of {value!r}")
+    return value
+
+
+def _plain_path(value: str) -> str:
+    _host_path(value)
+    if re.search(r"[*?\[]", value):
+        raise ValueError(f"must be one path, not the pattern {value!r}; patterns belong in include")
+    return value
+
+
+Glob = Annotated[str, AfterValidator(_glob)]
+
+
+class NodeOptions(Strict):
+    """One node of a device that is written out."""
+
+    path: Annotated[str, AfterValidator(_plain_path)]
+    container_path: ContainerPath | None = None
+    permissions: Permissions | None = None
+    owner: OwnerOptions | None = None
+    optional: bool = False
+
+
+class NamedDevice(Strict):
+    """A device that is written out."""
+
+    name: Annotated[str, Field(max_length=NAME_LIMIT, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    nodes: Annotated[tuple[NodeOptions, ...], Field(min_length=1)]
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if SHARE_SEPARATOR in name or name.startswith("claim-"):
+            raise ValueError(
+                f"'{SHARE_SEPARATOR}' and names that begin with 'claim-' are the bridge's own: {name!r}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _paths_differ(self) -> NamedDevice:
+        inside = [_inside(node, self.name) for node in self.nodes]
+        twice = {path for path in inside if inside.count(path) > 1}
+        if twice:
+            raise ValueError(f"several nodes would be {', '.join(sorted(twice))} inside the container")
+        return self
+
+
+class DeviceNodeOptions(Strict):
+    """Options of a group of kind `device-node`."""
+
+    include: tuple[Glob, ...] = ()
+    exclude: tuple[Glob, ...] = ()
+    devices: tuple[NamedDevice, ...] = ()
+    container_path: ContainerPath | None = None
+    permissions: Permissions = "rw"
+    replicas: Annotated[Number, Field(ge=1, le=MOST_SHARES)] = 1
+    owner: OwnerOptions | None = None
+
+    @field_validator("devices")
+    @classmethod
+    def _names_differ(cls, devices: tuple[NamedDevice, ...]) -> tuple[NamedDevice, ...]:
+        names = [device.name for device in devices]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"several devices are called {', '.join(sorted(twice))}")
+        return devices
+
+    @model_validator(mode="after")
+    def _names_something(self) -> DeviceNodeOptions:
+        if not self.include and not self.devices:
+            raise ValueError("names no device: give include (patterns) or devices (written out)")
+        return self
+
+
+class DeviceNodeKind(Kind[DeviceNodeOptions]):
+    """Discovery of device nodes."""
+
+    name = "device-node"
+    options = DeviceNodeOptions
+
+    def discover(self, group: str, options: DeviceNodeOptions, roots: Roots) -> Found:
+        """One device for each node that `include` matches, and those written out."""
+        search = _Search(group, options, roots)
+        search.named()
+        search.globbed()
+        return search.found()
+
+    def watches(self, options: DeviceNodeOptions, roots: Roots) -> Watches:
+        """The directories of every pattern and path; those of `exclude` too, for it may name links."""
+        paths = [*options.include, *options.exclude]
+        paths += [node.path for device in options.devices for node in device.nodes]
+        return Watches(frozenset().union(*(directories_of(path, roots) for path in paths)))
+
+
+@dataclass(slots=True)
+class _Search:
+    """One discovery of one group: what it has found so far."""
+
+    group: str
+    options: DeviceNodeOptions
+    roots: Roots
+    devices: list[Device] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    identities: dict[str, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    excluded: _Excluded = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.excluded = _Excluded.read(self.options.exclude, self.roots)
+
+    def found(self) -> Found:
+        parts = {part: self.options.replicas for device in self.devices for part in device.parts}
+        self._one_path_for_many()
+        return Found(
+            tuple(sorted(self.devices, key=lambda device: natural_key(device.name))),
+            parts,
+            tuple(self.problems),
+            self.identities,
+        )
+
+    def named(self) -> None:
+        """The devices written out; their nodes are not offered alone as well."""
+        for wanted in self.options.devices:
+            present: list[tuple[NodeOptions, Node]] = []
+            missing: list[NodeOptions] = []
+            try:
+                for option in wanted.nodes:
+                    node = self._node_of(option)
+                    if node is not None:
+                        present.append((option, node))
+                    elif not option.optional:
+                        missing.append(option)
+            except Unusable as error:
+                self._problem(wanted.name, f"{error}; device {wanted.name} is left out")
+                continue
+            finally:
+                self.taken.update(node.path for _, node in present)
+            self._add_named(wanted, present, missing)
+
+    def _node_of(self, option: NodeOptions) -> Node | None:
+        try:
+            node = read_node(option.path, self.roots)
+        except Missing:
+            return None
+        if self.excluded.names(option.path, node):
+            raise Unusable(f"{option.path} is excluded by exclude")
+        return node
+
+    def _add_named(
+        self, wanted: NamedDevice, present: list[tuple[NodeOptions, Node]], missing: list[NodeOptions]
+    ) -> None:
+        absent = ", ".join(option.path for option in missing)
+        if not present:
+            self._problem(wanted.name, f"none of the nodes of device {wanted.name} exists; it is left out")
+            return
+        if missing:
+            self._problem(wanted.name, f"device {wanted.name} is unhealthy: {absent} does not exist")
+        edits = ContainerEdits(
+            tuple(
+                self._device_node(
+                    node,
+                    _inside(option, wanted.name),
+                    option.permissions or self.options.permissions,
+                    option.owner or self.options.owner,
+                )
+                for option, node in present
+            )
+        )
+        nodes = [node for _, node in present]
+        health = Health(False, f"{absent} does not exist") if missing else Health()
+        self._add(wanted.name, nodes, edits, health, [option.path for option in missing])
+
+    def globbed(self) -> None:
+        """Each node that a pattern matches, once, whatever names lead to it."""
+        seen: set[str] = set()
+        for path in self._matched():
+            try:
+                node = read_node(path, self.roots)
+            except Unusable as error:
+                if not isinstance(error, Missing) or self.roots.look(path).is_symlink():
+                    self._problem(path, f"{error}; it is left out")
+                continue
+            if node.path in seen or node.path in self.taken or self.excluded.names(path, node):
+                continue
+            seen.add(node.path)
+            name = device_name(node.path.removeprefix("/dev/"))
+            inside = fill(self.options.container_path or node.path, name=name, path=node.path)
+            edits = ContainerEdits(
+                (self._device_node(node, inside, self.options.permissions, self.options.owner),)
+            )
+            self._add(name, [node], edits, Health(), [])
+
+    def _matched(self) -> Iterator[str]:
+        paths = {path for pattern in self.options.include for path in expand(pattern, self.roots)}
+        yield from sorted(path for path in paths if not self.excluded.matches(path))
+
+    def _add(
+        self, name: str, nodes: list[Node], edits: ContainerEdits, health: Health, missing: list[str]
+    ) -> None:
+        numa = {number for node in nodes if (number := numa_node(node, self.roots)) is not None}
+        agreed = numa.pop() if len(numa) == 1 else None
+        for node in nodes:
+            if node.identity is not None:
+                self.identities[node.path] = node.identity
+        self.devices.append(
+            Device(
+                group=self.group,
+                name=name,
+                kind=DeviceNodeKind.name,
+                edits=edits,
+                attributes=_attributes(nodes, agreed),
+                numa_node=agreed,
+                health=health,
+                parts=dict.fromkeys([*(node.path for node in nodes), *missing], 1),
+                shares=self.options.replicas,
+                share_unit="replicas",
+            )
+        )
+
+    def _device_node(
+        self, node: Node, inside: str, permissions: str, owner: OwnerOptions | None
+    ) -> DeviceNode:
+        return DeviceNode(
+            host_path=self.roots.on_host(node.path),
+            container_path=inside,
+            permissions=permissions,
+            type=node.type,
+            major=node.major,
+            minor=node.minor,
+            owner=owner.owner() if owner else None,
+        )
+
+    def _one_path_for_many(self) -> None:
+        template = self.options.container_path
+        single = [
+            device for device in self.devices if [n.container_path for n in device.edits.nodes] == [template]
+        ]
+        if len(single) > 1:
+            self._problem(
+                template or "",
+                f"{len(single)} devices are all {template} inside a container: one that gets several "
+                "of them sees only one; write {name} or {basename} in containerPath",
+            )
+
+    def _problem(self, subject: str, message: str) -> None:
+        self.problems.append(Problem(self.group, subject, message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Excluded:
+    """What `exclude` names: by pattern, by where its links lead, and by what the kernel knows it as.
+
+    An excluded disk stays excluded under every name: that of a link, and that of a second node with its
+    numbers.
+    """
+
+    patterns: tuple[str, ...]
+    paths: frozenset[str]
+    identities: frozenset[str]
+
+    @classmethod
+    def read(cls, patterns: tuple[str, ...], roots: Roots) -> _Excluded:
+        nodes: list[Node] = []
+        for path in {path for pattern in patterns for path in expand(pattern, roots)}:
+            try:
+                nodes.append(read_node(path, roots))
+            except Unusable:
+                continue  # what is no device needs no excluding
+        return cls(
+            patterns,
+            frozenset(node.path for node in nodes),
+            frozenset(node.identity for node in nodes if node.identity is not None),
+        )
+
+    def matches(self, path: str) -> bool:
+        return any(matches(path, pattern) for pattern in self.patterns)
+
+    def names(self, path: str, node: Node) -> bool:
+        return bool(self.patterns) and (
+            node.path in self.paths
+            or node.identity in self.identities
+            or self.matches(path)
+            or self.matches(node.path)
+        )
+
+
+def _inside(option: NodeOptions, name: str) -> str:
+    return fill(option.container_path or option.path, name=name, path=option.path)
+
+
+def _attributes(nodes: list[Node], numa: int | None) -> Mapping[str, AttributeValue]:
+    first = nodes[0]
+    attributes: dict[str, AttributeValue] = {}
+    if len(first.path) <= LONGEST_TEXT:
+        attributes["path"] = first.path
+    if len(nodes) > 1:
+        attributes["nodes"] = len(nodes)
+    if first.type is not None and first.major is not None and first.minor is not None:
+        attributes |= {"type": first.type, "major": first.major, "minor": first.minor}
+    if numa is not None:
+        attributes[NUMA_ATTRIBUTE] = numa
+    return attributes
