@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import build, cache, images, packages, running
+from tests.cluster import build, cache, images, packages, pin, running
 from tests.cluster.cluster import Cluster
 from tests.cluster.versions import DEFAULT, RELEASES, release
 
@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     text = f"device nodes to make in {_DEVICES} (%(default)s)"
     below.add_argument("--devices", type=int, default=4, metavar="N", help=text)
     below.add_argument("--detach", action="store_true", help="return once it is ready, and leave it running")
+    below = command("pin", _pin, "write the Go module of one more release (then add it to versions.py)")
+    below.add_argument("version")
     command("status", _status, "list the nodes that run")
     down = command("down", _down, "end nodes")
     down.add_argument("pid", nargs="*", type=int, help="as `status` shows them; all without one")
@@ -63,6 +65,11 @@ def _install(_: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     for folder in (build.kubernetes(release(options.k8s)), build.runtime(), images.archive().parent):
         print(folder)
+    return 0
+
+
+def _pin(options: argparse.Namespace) -> int:
+    print(pin.pin(options.version))
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.cluster.cache import cached
 from tests.cluster.versions import TOOLS, Release
 
-_KUBERNETES = ("kubelet", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
+KUBERNETES_PROGRAMS = ("kubelet", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def kubernetes(release: Release) -> Path:
     version = "k8s.io/component-base/version.git"
     major, minor = release.major_minor
     target = _Target(
-        packages=tuple(f"k8s.io/kubernetes/cmd/{name}" for name in _KUBERNETES),
+        packages=tuple(f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES_PROGRAMS),
         # Without a version the components take themselves for v0.0.0 and choose their feature gates by that.
         link=f"-X {version}Version=v{release.version} -X {version}Major={major} -X {version}Minor={minor}",
     )

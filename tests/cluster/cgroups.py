@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tests.cluster.processes import is_alive, start_time
+from tests.cluster.processes import owner, owner_is_alive
 
 _ROOT = Path("/sys/fs/cgroup")
-_NAME = re.compile(r"device-bridge-(\d+)-(\d+)-[0-9a-f]+")
+_NAME = re.compile(r"device-bridge-(\d+-\d+)-[0-9a-f]+")
 
 
 def create() -> str:
     """Make a cgroup in each hierarchy and return its path, as the kubelet's `cgroupRoot` takes it."""
-    name = f"device-bridge-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(2)}"
+    name = f"device-bridge-{owner()}-{secrets.token_hex(2)}"
+    if _unified():
+        with suppress(OSError):  # most are on already, and one that cannot be is not for us to judge
+            _let_children_use(_ROOT)
     for hierarchy in _hierarchies():
         (hierarchy / name).mkdir()
         _let_children_use(hierarchy / name)
@@ -43,7 +46,7 @@ def sweep() -> None:
     for hierarchy in _hierarchies():
         for entry in hierarchy.glob("device-bridge-*"):
             match = _NAME.fullmatch(entry.name)
-            if match and not is_alive(int(match[1]), int(match[2])):
+            if match and not owner_is_alive(match[1]):
                 with suppress(OSError):
                     remove(entry.name)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.cluster import build, certs, cgroups, components, images, loops, network
+from tests.cluster import build, certs, cgroups, components, images, loops, network, workdirs
 from tests.cluster.addresses import API_URL
 from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.kinds import usual_version
@@ -63,17 +61,17 @@ class Cluster:
             kubelet_config: merged into the KubeletConfiguration, such as `{"topologyManagerPolicy": "..."}`.
             extra_args: more flags by component, such as `{"kube-apiserver": ["--v=4"]}`.
             node_name: the node's name.
-            workdir: an empty folder of at most 40 characters, because unix sockets lie below it.
+            workdir: a folder that does not exist yet; without one, one among the temporary files.
         """
         self.release = release(k8s or os.environ.get("K8S") or DEFAULT)
         self.node_name = node_name
-        self.workdir = workdir or Path(tempfile.mkdtemp(prefix="db-"))
+        self.workdir = workdir or workdirs.choose()
         self._gates = dict(feature_gates or {})
         self._kubelet_config = dict(kubelet_config or {})
         self._extra_args = dict(extra_args or {})
         self._running: dict[str, Process] = {}
         self._minors = loops.LoopMinors()
-        self._cgroup: str | None = None
+        self._cleanup = ExitStack()
         self._layout: components.Layout | None = None
         self._api: Api | None = None
         self._node: Node | None = None
@@ -94,12 +92,12 @@ class Cluster:
         self.stop()
 
     def start(self) -> None:
-        """Boot, and return when the node is ready for pods."""
+        """Boot, and return when the node is ready for pods; call `stop` even if this fails."""
+        workdirs.sweep()
         cgroups.sweep()
         loops.sweep()
         programs = [build.kubernetes(self.release), build.runtime()]
         archive = images.archive()
-        self.workdir.mkdir(parents=True, exist_ok=True)
         self._prepare(programs)
         for name in ("etcd", "containerd", "kube-apiserver"):
             self.start_component(name)
@@ -112,32 +110,29 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything and remove every trace of it."""
-        if self._api is not None:
-            self._api.close()
-        if self._node is not None:
-            self._node.stop()
         self._running.clear()
-        self._minors.release()
-        if self._cgroup is not None:
-            retry(partial(cgroups.remove, self._cgroup))
-            self._cgroup = None
-        if not os.environ.get("DEVICE_BRIDGE_KEEP") and self.workdir.exists():
-            retry(partial(shutil.rmtree, self.workdir))
+        self._cleanup.close()
 
     def _prepare(self, programs: Sequence[Path]) -> None:
+        """Make what the components need, and note for each thing how it goes away again."""
+        self.workdir.mkdir(parents=True)
+        self._cleanup.callback(retry, partial(workdirs.remove, self.workdir))
+        cgroup = cgroups.create()
+        self._cleanup.callback(retry, partial(cgroups.remove, cgroup))
+        self._cleanup.callback(self._minors.release)
         secret = certs.create(self.workdir, self.node_name)
-        self._cgroup = cgroups.create()
         self._layout = components.Layout(
             release=self.release,
             directory=self.workdir,
             node_name=self.node_name,
-            cgroup=self._cgroup,
+            cgroup=cgroup,
             credentials=secret,
             feature_gates=self._gates,
             kubelet_config=self._kubelet_config,
             extra_args=self._extra_args,
         )
         self._node = Node(self.node_name, self.workdir, programs)
+        self._cleanup.callback(self._node.stop)
         self._node.start()
         self._api = self.api_as(secret.tokens["admin"])
         components.kubeconfig(self._layout, "admin")
@@ -322,7 +317,9 @@ class Cluster:
 
     def api_as(self, token: str) -> Api:
         """Give a client that speaks with a token."""
-        return Api(self.node.connect, self.workdir / "ca.crt", token)
+        api = Api(self.node.connect, self.workdir / "ca.crt", token)
+        self._cleanup.callback(api.close)
+        return api
 
     def service_account_token(self, namespace: str, name: str, *, bound: Object | None = None) -> str:
         """Ask for a token of a service account that says on which node its bearer runs.

@@ -23,6 +23,17 @@ def is_alive(pid: int, started: int) -> bool:
         return False
 
 
+def owner() -> str:
+    """Give a tag that names this process for good; what outlives its maker is named with it."""
+    return f"{os.getpid()}-{start_time(os.getpid())}"
+
+
+def owner_is_alive(tag: str) -> bool:
+    """Tell whether the process that a tag names still runs."""
+    pid, started = tag.split("-")
+    return is_alive(int(pid), int(started))
+
+
 def children(pid: int) -> list[int]:
     """List the children of a process; none if it has ended."""
     try:
