@@ -16,7 +16,7 @@ from dra_v1.kube_errors import ApiError, Forbidden, Json, NotFound, Unreachable
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 EXTENDED_RESOURCE_ANNOTATION: Final = "resource.kubernetes.io/extended-resource-claim"
-"""Set by the scheduler on claims that it made for extended resources of a pod (kubelet-contract C.3)."""
+"""On claims that the scheduler made for extended resources of a pod (kubelet-contract C.3)."""
 
 
 @dataclass(frozen=True, slots=True)

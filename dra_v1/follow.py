@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from dra_v1.backoff import Backoff
@@ -47,7 +48,7 @@ Followed = Listed | Changed | Lost
 
 async def follow(
     api: KubeApi, path: str, params: Mapping[str, str] | None = None, *, max_wait_s: float = MAX_WAIT_S
-) -> AsyncIterator[Followed]:
+) -> AsyncGenerator[Followed, None]:
     """Follow a collection until cancelled: `Listed` first and after every gap, `Changed` in between.
 
     Raises:
@@ -57,10 +58,11 @@ async def follow(
     backoff = Backoff(max_s=max_wait_s)
     while True:
         try:
-            async for found in _once(api, path, params or {}):
-                if isinstance(found, Listed):
-                    backoff.reset()
-                yield found
+            async with aclosing(_once(api, path, params or {})) as stream:
+                async for found in stream:
+                    if isinstance(found, Listed):
+                        backoff.reset()
+                    yield found
         except Gone as error:
             log.info("the watch fell behind; listing again", extra={"path": path, "error": str(error)})
         except NotFound:
@@ -73,7 +75,7 @@ async def follow(
             await asyncio.sleep(wait_s)
 
 
-async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncIterator[Listed | Changed]:
+async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncGenerator[Listed | Changed, None]:
     """One list and every watch that can go on from it; ends by an error only."""
     listing = await api.list(path, params=params)
     yield Listed(tuple(listing.get("items") or ()))
@@ -81,7 +83,9 @@ async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncIter
     while True:
         # Spread over the fleet: the watches of all nodes must not end in the same second.
         span = random.randint(240, 420)  # noqa: S311  not a secret
-        async for event in api.watch(path, params=params, resource_version=version, timeout_s=span):
-            version = str(event.object.get("metadata", {}).get("resourceVersion", version))
-            if event.type != "BOOKMARK":
-                yield Changed(event)
+        events = api.watch(path, params=params, resource_version=version, timeout_s=span)
+        async with aclosing(events) as stream:
+            async for event in stream:
+                version = str(event.object.get("metadata", {}).get("resourceVersion", version))
+                if event.type != "BOOKMARK":
+                    yield Changed(event)

@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -222,7 +222,7 @@ class KubeApi:
         params: Mapping[str, str] | None = None,
         resource_version: str = "",
         timeout_s: int = 300,
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Events of a collection after `resource_version`, bookmarks included; ends when the server ends it.
 
         The server ends it after `timeout_s` seconds: go on from the last resource version.

@@ -123,6 +123,9 @@ def _device(device: SliceDevice, sets: Mapping[str, CounterSet]) -> Iterator[Fau
         if len(conditions) > CONDITION_LIMIT:
             yield field, f"more than {CONDITION_LIMIT}"
         yield from (fault for name in conditions for fault in _qualified(f"{field}[{name}]", name))
+    names = device.binding_conditions + device.binding_failure_conditions
+    if len(set(names)) < len(names):
+        yield "binding_conditions", "a condition is named twice"
     if bool(device.binding_conditions) != bool(device.binding_failure_conditions):
         yield "binding_conditions", "binding conditions and binding failure conditions need each other"
 

@@ -1,7 +1,8 @@
 """Devices as a ResourceSlice shows them: values, their JSON in the shape of v1, and when two are the same.
 
 Pure. "The same" means what the API server would store: quantities compare by amount, fields it fills in by
-itself (a taint's `timeAdded`) do not count. Which device goes into which slice is `dra_v1.slice_plan`'s matter.
+itself (a taint's `timeAdded`) do not count. Which device goes where is
+`dra_v1.slice_plan`'s matter.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def digest(body: Json) -> str:
 
 
 def digest_all(digests: Iterable[str], owner: str) -> str:
-    """The same for a whole slice: its devices or counter sets in order, and the UID of the node that owns it."""
+    """The same for a whole slice: its devices or counter sets in order, and the UID of its node."""
     return _hash("\n".join((owner, *digests)))
 
 
