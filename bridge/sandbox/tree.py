@@ -62,7 +62,7 @@ class Tree:
 
     def add_nx_gzip(self, credits_: int, used: int = 0) -> None:
         """Make a Power NX accelerator: `/dev/crypto/nx-gzip` and its VAS credits in sysfs."""
-        base = "/sys/devices/vas/vas0/gzip/default_capabilities"
+        base = "/sys/devices/virtual/misc/vas/vas0/gzip/default_capabilities"
         self.write(f"{base}/nr_total_credits", str(credits_))
         self.write(f"{base}/nr_used_credits", str(used))
         self.write("/sys/class/misc/nx-gzip/uevent", "MAJOR=10\nMINOR=120\nDEVNAME=crypto/nx-gzip")

@@ -76,6 +76,11 @@ class ApiServer:
         self._observe.tell("apiserver", "Serving", self.url)
         return self
 
+    @property
+    def up(self) -> bool:
+        """Whether clients get answers: listening, and not told to be unavailable."""
+        return self._runner is not None and not self.faults.unavailable
+
     async def stop(self) -> None:
         """Stop listening: connections are refused until `start`."""
         self.drop_watches()

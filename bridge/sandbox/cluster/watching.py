@@ -45,8 +45,8 @@ async def stream(
 ) -> web.StreamResponse:
     """Answer a watch request until its timeout, the client's leave or `ended`.
 
-    A resourceVersion that has been forgotten is told as an ERROR event with code 410 inside a 200 answer, which
-    is what clients of a real server meet most.
+    A resourceVersion that has been forgotten is told as an ERROR event with code 410 in a 200 answer, which is
+    what clients of a real server meet most.
     """
     query = request.query
     since = query.get("resourceVersion", "")
