@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,10 +38,12 @@ class RegistrationStatus:
     Attributes:
         registered: None until the kubelet has said anything.
         error: why not, in the kubelet's words or in ours if it could not even be asked.
+        since: when it said so, in seconds since the epoch; two statuses that differ in this alone are equal.
     """
 
     registered: bool | None = None
     error: str = ""
+    since: float = field(default_factory=time.time, compare=False)
 
 
 class StatusBoard:
@@ -126,8 +129,13 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         self._keeper = asyncio.create_task(self._keep(), name=f"registration {self._info.name}")
 
     async def renew(self) -> None:
-        """Make the kubelet register the plugin again: a socket made anew is a new registration."""
+        """Make the kubelet register the plugin again: a socket made anew is a new registration.
+
+        Raises:
+            SocketError: it cannot be served now; it is tried again in the background all the same.
+        """
         await self._server.stop()
+        await self._board.set(RegistrationStatus(None, "waiting for the kubelet to see the socket"))
         await self._server.serve()
 
     async def stop(self) -> None:
@@ -142,15 +150,15 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         watch = FolderWatch(self.socket_path.parent)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(SocketError),
-            wait=wait_exponential_jitter(initial=0.1, max=10, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.1, max=10, jitter=0.1),
             before_sleep=self._say_not_served,
             sleep=watch.wait,
         )
         try:
             while True:
-                await watch.wait(RECHECK_SECONDS)
                 if await retrying(self._server.serve):
                     logger.info("registration socket served again", extra=self._extra())
+                await watch.wait(RECHECK_SECONDS)
         finally:
             watch.close()
 
