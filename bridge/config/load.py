@@ -262,10 +262,12 @@ def _clashes(data: Mapping[str, object], errors: list[FieldError]) -> None:
     ]
     for field, what, default in names:
         users: dict[str, list[int]] = defaultdict(list)
+        defaulted: set[str] = set()
         for i, group in _raw_groups(data):
             value = group.get(field)
             own = group.get("name")
-            if value is None and default is not None and isinstance(own, str):
+            if value is None and default is not None and isinstance(own, str) and own not in defaulted:
+                defaulted.add(own)  # of two groups with one name, that is told, not what follows from it
                 value = default(own)
             if isinstance(value, str):
                 users[value].append(i)

@@ -17,6 +17,7 @@ NAME_LIMIT = 56
 SHARE_SEPARATOR = "--"
 """Stands between a device name and a share's number; names never contain it (see `device_name`)."""
 
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """A semantic version as an attribute value (resource.k8s.io has its own type for it)."""

@@ -57,12 +57,20 @@ def field_path(loc: Sequence[int | str]) -> str:
 def field_errors(
     model: type[BaseModel], error: ValidationError, prefix: Sequence[int | str] = ()
 ) -> tuple[FieldError, ...]:
-    """Every error of a validation, with paths below `prefix`."""
-    found: dict[FieldError, None] = {}
-    for details in error.errors(include_url=False):
+    """Every error of a validation, with paths below `prefix`; one for each path, its alternatives joined."""
+    found: dict[str, list[str]] = {}
+    all_details = error.errors(include_url=False)
+    for details in all_details:
         loc = tuple(details["loc"])
-        found[FieldError(field_path((*prefix, *_written(model, loc))), _message(model, loc, details))] = None
-    return tuple(found)
+        if details["type"] == "too_short" and any(
+            len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in all_details
+        ):
+            continue  # its items are wrong, which is told of each
+        messages = found.setdefault(field_path((*prefix, *_written(model, loc))), [])
+        message = _message(model, loc, details)
+        if message not in messages:
+            messages.append(message)
+    return tuple(FieldError(path, ", or ".join(messages)) for path, messages in found.items())
 
 
 def unknown_name(name: str, known: Sequence[str]) -> str:
@@ -82,6 +90,8 @@ def _message(model: type[BaseModel], loc: tuple[int | str, ...], details: ErrorD
             return f"must be a mapping, not {_type_name(details['input'])}"
         case "list_type" | "tuple_type":
             return f"must be a list, not {_type_name(details['input'])}"
+        case "too_short":
+            return "must not be empty"
         case "value_error":
             return details["msg"].removeprefix("Value error, ")
         case "enum" | "literal_error":
