@@ -12,14 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import build, cache, images, packages, pin, running
+from tests.cluster import build, cache, consoles, images, packages, pin, running
 from tests.cluster.cluster import Cluster
 from tests.cluster.versions import DEFAULT, RELEASES, release
 
 _REPOSITORY = Path(__file__).parents[2]
 _DEVICES = "/dev/bridge-test"
-# Character devices that no container may open unless it was given them.
-_MAJOR, _FIRST_MINOR, _MOST_DEVICES = 4, 10, 54
+_MOST_DEVICES = consoles.LAST - consoles.FIRST + 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +88,7 @@ def _hold(options: argparse.Namespace) -> int:
     try:
         with Cluster(options.k8s) as cluster:
             for index in range(options.devices):
-                cluster.mknod(f"{_DEVICES}/dev{index}", "c", _MAJOR, _FIRST_MINOR + index)
+                cluster.mknod(f"{_DEVICES}/dev{index}", "c", consoles.MAJOR, consoles.FIRST + index)
             _write_entry(cluster)
             entry = running.record(cluster.version, cluster.workdir)
             print(f"ready after {time.monotonic() - begun:.1f} s\n{_usage(entry)}", flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.cluster import build, certs, cgroups, components, images, loops, network, workdirs
+from tests.cluster import build, certs, cgroups, components, consoles, images, loops, network, workdirs
 from tests.cluster.addresses import API_URL
 from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.kinds import usual_version
@@ -96,6 +96,7 @@ class Cluster:
         workdirs.sweep()
         cgroups.sweep()
         loops.sweep()
+        consoles.release()
         programs = [build.kubernetes(self.release), build.runtime()]
         archive = images.archive()
         self._prepare(programs)
@@ -120,6 +121,7 @@ class Cluster:
         cgroup = cgroups.create()
         self._cleanup.callback(retry, partial(cgroups.remove, cgroup))
         self._cleanup.callback(self._minors.release)
+        self._cleanup.callback(consoles.release)
         secret = certs.create(self.workdir, self.node_name)
         self._layout = components.Layout(
             release=self.release,

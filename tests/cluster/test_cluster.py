@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import PROBE, ApiError, Cluster, cgroups, loops, workdirs
+from tests.cluster import PROBE, ApiError, Cluster, cgroups, consoles, loops, workdirs
 from tests.cluster.processes import children, is_alive, owner, owner_is_alive, start_time
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # a cold build takes minutes
-
-_ORDINARY = (4, 10)  # a character device that no container may open by default
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +31,7 @@ def test_a_pod_reaches_the_api_server_by_its_service_address(cluster: Cluster) -
 
 @pytest.mark.ci
 def test_a_container_cannot_open_a_device_that_it_was_not_given(cluster: Cluster) -> None:
-    major, minor = _ORDINARY
-    script = f"/probe mknod /tmp/dev c {major} {minor}; /probe try /tmp/dev rw"
+    script = f"/probe mknod /dev/made c {consoles.MAJOR} {consoles.FIRST}; /probe try /dev/made rw"
     assert finished(cluster, "refused", script).split() == ["ok", "EPERM"]
 
 
@@ -89,6 +86,9 @@ def test_a_second_cluster_fits_beside_it_and_leaves_nothing(cluster: Cluster) ->
         minor = second.add_judged_device("/dev/bridge-test/judged")
         assert second.exec(["dd", "if=/dev/bridge-test/judged", "count=0"]).returncode == 0
         assert Path(f"/dev/loop{minor}").exists()
+        second.mknod("/dev/bridge-test/console", "c", consoles.MAJOR, consoles.LAST)
+        second.exec([sys.executable, "-c", "open('/dev/bridge-test/console', 'rb', 0)"])
+        assert Path(f"/dev/vcs{consoles.LAST}").exists()
         assert [node["metadata"]["name"] for node in cluster.list("Node")] == [cluster.node_name]
     assert traces() == before
     assert not Path(f"/dev/loop{minor}").exists()
