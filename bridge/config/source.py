@@ -43,7 +43,10 @@ def read(text: str) -> Source:
     Raises:
         SyntaxFault: it is not YAML, or more than one document.
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        raise SyntaxFault(str(error).splitlines()[0], None) from error
     try:
         node = loader.get_single_node()
         if node is None:

@@ -62,6 +62,8 @@ def field_errors(
     all_details = error.errors(include_url=False)
     for details in all_details:
         loc = tuple(details["loc"])
+        if details["type"] == "default_factory_not_called":
+            continue  # it follows from another field, whose own error is told
         if details["type"] == "too_short" and any(
             len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in all_details
         ):

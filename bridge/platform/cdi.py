@@ -262,18 +262,18 @@ def _write(path: Path, document: Mapping[str, object], *, durable: bool) -> bool
         if _content(path) == content:
             return False
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-        try:
-            os.fchmod(descriptor, _MODE)
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
+        with aside.open("wb") as file:
+            try:
+                os.fchmod(file.fileno(), _MODE)
                 file.write(content)
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        aside.replace(path)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                aside.replace(path)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise CdiError(
             f"CDI file {path} could not be written: {error.strerror}; containers cannot get its devices. "
             "Is the directory mounted into the bridge and writable?"
