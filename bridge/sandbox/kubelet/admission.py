@@ -98,6 +98,22 @@ class Admission:
             text = f"Allocate failed due to {error}, which is unexpected"
             raise Rejected("UnexpectedAdmissionError", text) from error
 
+    async def again(self, pod: Object, container: Object) -> None:
+        """Allocate for a container that starts without cached devices (GetDeviceRunContainerOptions, A.4).
+
+        Raises:
+            Rejected: the container cannot start; the pod is not failed by it.
+        """
+        granted = self._manager.allocations.of(uid_of(pod), container["name"])
+        wanted = {r for r in extended_limits(container) if r in self._manager.healthy}
+        backed = {r for name, r in dra_backed(pod) if name == container["name"]}
+        if wanted - backed <= set(granted):
+            return
+        try:
+            await self._allocate_all(pod, container, {})
+        except (_AllocateError, EndpointError) as error:
+            raise Rejected("CreateContainerConfigError", str(error)) from error
+
     def _check_fit(self, pod: Object, others: list[Object]) -> None:
         manager = self._manager
         try:
@@ -178,8 +194,9 @@ class Admission:
     def _by_node(self, resource: str, ids: set[str]) -> dict[str, tuple[str, ...]]:
         by_node: dict[str, list[str]] = {}
         for device in sorted(ids):
-            for node in self._nodes(resource, device) or {NO_NODE}:
-                by_node.setdefault(str(node), []).append(device)
+            nodes = [str(node) for node in self._nodes(resource, device)]
+            for node in nodes or [NO_NODE]:
+                by_node.setdefault(node, []).append(device)
         return {node: tuple(found) for node, found in by_node.items()}
 
     def _nodes(self, resource: str, device: str) -> set[int]:

@@ -7,6 +7,7 @@ What a container does is written on its pod as annotations: `sandbox/run-seconds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 import uuid
@@ -158,10 +159,8 @@ class Runtime:
         late = container._stop_seconds > grace
         waited = min(container._stop_seconds, grace)
         if waited:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(container.exited.wait(), waited)
-            except TimeoutError:
-                pass
         self.crash(container, 137 if late else 143)
 
     def of(self, pod_uid: str) -> list[Container]:
@@ -183,9 +182,11 @@ class Runtime:
             if not container.running:
                 del self.containers[container.id]
 
-    def power_off(self) -> None:
-        """End everything at once without telling anybody, as a reboot does."""
-        for container in self.containers.values():
+    def power_off(self, keep: Callable[[Container], bool]) -> None:
+        """End everything at once without telling anybody, as a reboot does; only `keep` is remembered as exited."""
+        for container in list(self.containers.values()):
+            if not keep(container):
+                del self.containers[container.id]
             if container._timer is not None:
                 container._timer.cancel()
             container.state, container.exit_code = State.EXITED, 137

@@ -1,0 +1,259 @@
+"""The DRA manager: claims of a pod are prepared before its containers and unprepared after them (B.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from bridge.sandbox.cdi import CdiError, parse_name
+from bridge.sandbox.cluster.objects import (
+    ApiProblem,
+    Object,
+    dig,
+    label_of,
+    name_of,
+    namespace_of,
+    uid_of,
+)
+from bridge.sandbox.kubelet import checkpoint
+from bridge.sandbox.kubelet.claims import ClaimCache, ClaimInfo, PreparedDevice
+from bridge.sandbox.kubelet.context import Context
+from bridge.sandbox.kubelet.dra_plugins import DraCallError, DraPlugins
+from dra_v1.api import dra_v1_pb2 as v1
+
+
+class PrepareError(Exception):
+    """Why a pod's claims could not be prepared or unprepared; the kubelet tries again."""
+
+
+def claim_names(pod: Object) -> Iterator[tuple[str, str, bool]]:
+    """Yield (name inside the pod, claim's name, made from a template) of a pod's claims.
+
+    The claim of DRA-backed extended resources has no name inside the pod.
+
+    Raises:
+        PrepareError: for a template claim that has not been made yet.
+    """
+    made = {s["name"]: s.get("resourceClaimName") for s in dig(pod, "status.resourceClaimStatuses", [])}
+    for entry in dig(pod, "spec.resourceClaims", []):
+        if entry.get("resourceClaimName"):
+            yield entry["name"], entry["resourceClaimName"], False
+        elif entry["name"] not in made:
+            raise PrepareError(f"claim {entry['name']}: ResourceClaim not created yet")
+        elif made[entry["name"]]:
+            yield entry["name"], made[entry["name"]], True
+    if extended := dig(pod, "status.extendedResourceClaimStatus.resourceClaimName"):
+        yield "", extended, True
+
+
+class DraManager:
+    """Prepared claims of the node."""
+
+    def __init__(self, context: Context, plugins: DraPlugins) -> None:
+        self._context, self._plugins = context, plugins
+        self.cache = ClaimCache(context.paths.kubelet / checkpoint.CLAIMS)
+
+    # -- prepare
+
+    async def prepare(self, pod: Object) -> None:
+        """Prepare all claims of a pod: one call per driver, with all claims that need it.
+
+        Raises:
+            PrepareError: with the text of the pod's event; nothing is failed, the caller comes again.
+        """
+        infos = [info for info in self._look_up(pod) if not info.prepared]
+        self.cache.save()
+        batches: dict[str, list[ClaimInfo]] = {}
+        for info in infos:
+            for driver in info.drivers:
+                batches.setdefault(driver, []).append(info)
+        try:
+            for driver, batch in batches.items():
+                await self._prepare(driver, batch, pod)
+        except DraCallError as error:
+            raise PrepareError(str(error)) from error
+        for info in infos:
+            info.prepared = True
+        self.cache.save()
+
+    def _look_up(self, pod: Object) -> list[ClaimInfo]:
+        """Fetch and check every claim before any driver is called; enter them in the cache."""
+        found: list[tuple[Object, bool]] = []
+        for _, name, generated in claim_names(pod):
+            try:
+                found.append((self._context.api.get("resourceclaims", name, namespace_of(pod)), generated))
+            except ApiProblem as problem:
+                text = f"failed to fetch ResourceClaim {name} referenced by pod {name_of(pod)}: {problem.message}"
+                raise PrepareError(text) from problem
+        for claim, generated in found:
+            self._check(pod, claim, generated)
+        infos = []
+        for claim, _ in found:
+            key = (namespace_of(claim), name_of(claim))
+            info = self.cache.claims.setdefault(key, ClaimInfo.of(claim))
+            info.pods.add(uid_of(pod))
+            infos.append(info)
+        return infos
+
+    def _check(self, pod: Object, claim: Object, generated: bool) -> None:
+        label = label_of(claim)
+        owners = [ref["uid"] for ref in dig(claim, "metadata.ownerReferences", []) if ref.get("controller")]
+        if generated and uid_of(pod) not in owners:
+            raise PrepareError(
+                f"ResourceClaim {label} was not created for pod {label_of(pod)} (pod is not owner)"
+            )
+        if not dig(claim, "status.allocation"):
+            raise PrepareError(f"ResourceClaim {label} is not allocated")
+        if uid_of(pod) not in [user["uid"] for user in dig(claim, "status.reservedFor", [])]:
+            raise PrepareError(
+                f"pod {label_of(pod)} ({uid_of(pod)}) is not allowed to use ResourceClaim {label} ({uid_of(claim)})"
+            )
+        old = self.cache.claims.get((namespace_of(claim), name_of(claim)))
+        if old is not None and old.uid != uid_of(claim):
+            raise PrepareError(
+                f"old ResourceClaim with same name {label} and different UID {old.uid} still exists "
+                "(previous pod force-deleted?!)"
+            )
+        for result in dig(claim, "status.allocation.devices.results", []):
+            try:
+                self._plugins.get(result["driver"])
+            except DraCallError as error:
+                raise PrepareError(f"failed to prepare ResourceClaim {label}: {error}") from error
+
+    async def _prepare(self, driver: str, batch: Sequence[ClaimInfo], pod: Object) -> None:
+        by_uid = {info.uid: info for info in batch}
+        answer = await self._plugins.get(driver).prepare([_request(info) for info in batch])
+        for uid, result in answer.claims.items():
+            info = by_uid.get(uid)
+            if info is None:
+                raise PrepareError(f"NodePrepareResources returned result for unknown claim UID {uid}")
+            if result.error:
+                if result.devices:
+                    raise PrepareError(
+                        f"NodePrepareResources for claim {info.label}: both devices and an error"
+                    )
+                raise PrepareError(f"NodePrepareResources failed for claim {info.label}: {result.error}")
+            info.drivers[driver] = [self._device(driver, info, device) for device in result.devices]
+            names = [device.device for device in info.drivers[driver]]
+            self._context.tell("Prepared", info.label, driver=driver, devices=names, pod=label_of(pod))
+        if missing := len(batch) - len(answer.claims):
+            raise PrepareError(f"NodePrepareResources skipped {missing} ResourceClaims")
+
+    def _device(self, driver: str, info: ClaimInfo, device: v1.Device) -> PreparedDevice:
+        """Check one device of an answer: named, allocated to this claim, requests by base name, CDI names whole."""
+        where = f"NodePrepareResources answer of {driver} for claim {info.label}"
+        allocated = self._allocated(driver, info)
+        key = (device.pool_name, device.device_name)
+        share = device.share_id if device.HasField("share_id") else None
+        if allocated is not None and not any(key == entry[:2] for entry in allocated):
+            raise PrepareError(f"{where}: device {key[0]}/{key[1]} is not in the claim's allocation")
+        if allocated is not None and (*key, share) not in {entry[:3] for entry in allocated}:
+            raise PrepareError(f"{where}: share ID {share} of {key[0]}/{key[1]} is not the allocation's")
+        for request in device.request_names:
+            if "/" in request:
+                raise PrepareError(f"{where}: request name {request} is not a base name")
+            if allocated is not None and request not in {entry[3] for entry in allocated}:
+                raise PrepareError(f"{where}: request {request} is not in the claim's allocation")
+        for cdi_id in device.cdi_device_ids:
+            try:
+                parse_name(cdi_id)
+            except CdiError as error:
+                raise PrepareError(f"{where}: {error}") from error
+        return PreparedDevice(*key, tuple(device.request_names), tuple(device.cdi_device_ids), share)
+
+    def _allocated(self, driver: str, info: ClaimInfo) -> list[tuple[str, str, str | None, str]] | None:
+        """Return (pool, device, share id, base request) of the allocation; None if it cannot be asked just now."""
+        try:
+            claim = self._context.api.get("resourceclaims", info.name, info.namespace)
+        except ApiProblem:
+            return None
+        results: list[Object] = dig(claim, "status.allocation.devices.results", [])
+        return [
+            (r["pool"], r["device"], r.get("shareID"), r["request"].split("/")[0])
+            for r in results
+            if r["driver"] == driver
+        ]
+
+    # -- unprepare
+
+    async def unprepare(self, pod: Object) -> None:
+        """Unprepare a pod's claims, but for those that another pod on the node still uses.
+
+        Raises:
+            PrepareError: the caller comes again; the pod stays until it works.
+        """
+        await self.unprepare_for(uid_of(pod))
+
+    async def unprepare_for(self, pod_uid: str) -> None:
+        """Unprepare what a pod used, by its uid: the claim object may be gone."""
+        ended: list[ClaimInfo] = []
+        for info in self.cache.claims.values():
+            if pod_uid not in info.pods:
+                continue
+            if len(info.pods) > 1:
+                info.pods.discard(pod_uid)
+            else:
+                ended.append(info)
+        self.cache.save()
+        batches: dict[str, list[ClaimInfo]] = {}
+        for info in ended:
+            for driver in info.drivers:
+                batches.setdefault(driver, []).append(info)
+        try:
+            for driver, batch in batches.items():
+                await self._unprepare(driver, batch)
+        except DraCallError as error:
+            raise PrepareError(str(error)) from error
+        for info in ended:
+            self.cache.claims.pop((info.namespace, info.name), None)
+            self._context.tell("Unprepared", info.label, uid=info.uid)
+        self.cache.save()
+
+    async def _unprepare(self, driver: str, batch: Sequence[ClaimInfo]) -> None:
+        by_uid = {info.uid: info for info in batch}
+        answer = await self._plugins.get(driver).unprepare([_request(info) for info in batch])
+        for uid, result in answer.claims.items():
+            info = by_uid.get(uid)
+            if info is None:
+                raise PrepareError(f"NodeUnprepareResources returned result for unknown claim UID {uid}")
+            if result.error:
+                raise PrepareError(f"NodeUnprepareResources failed for claim {info.label}: {result.error}")
+        if missing := len(batch) - len(answer.claims):
+            raise PrepareError(f"NodeUnprepareResources skipped {missing} ResourceClaims")
+
+    async def reconcile(self, live: Callable[[], set[str]]) -> None:
+        """Unprepare the claims of pods that are not live; what fails is tried again at the next round."""
+        users = {uid for info in self.cache.claims.values() for uid in info.pods}
+        for uid in users - live():
+            try:
+                await self.unprepare_for(uid)
+            except PrepareError as error:
+                self._context.tell("UnprepareFailed", uid, error=str(error))
+
+    # -- containers
+
+    def infos(self, pod: Object, container: Object) -> Iterable[tuple[str, ClaimInfo, str]]:
+        """Yield (name inside the pod, claim, request) of what a container refers to."""
+        wanted: list[tuple[str, str]] = [
+            (ref["name"], ref.get("request", "")) for ref in dig(container, "resources.claims", [])
+        ]
+        mappings: list[Object] = dig(pod, "status.extendedResourceClaimStatus.requestMappings", [])
+        wanted += [("", m["requestName"]) for m in mappings if m["containerName"] == container["name"]]
+        try:
+            names = {inside: name for inside, name, _ in claim_names(pod)}
+        except PrepareError:
+            return
+        for inside, request in wanted:
+            info = self.cache.claims.get((namespace_of(pod), names.get(inside, "")))
+            if info is not None and uid_of(pod) in info.pods:
+                yield inside, info, request
+
+    def cdi_names(self, pod: Object, container: Object) -> list[str]:
+        """Return the CDI names that a container is given for its claims."""
+        names: list[str] = []
+        for _, info, request in self.infos(pod, container):
+            names += [cdi for _, device in info.devices(request) for cdi in device.cdi_ids]
+        return list(dict.fromkeys(names))
+
+
+def _request(info: ClaimInfo) -> v1.Claim:
+    return v1.Claim(namespace=info.namespace, uid=info.uid, name=info.name)
