@@ -1,6 +1,8 @@
-"""How long to wait before the next try: growing, jittered, bounded, and reset by success."""
+"""How long to wait: before the next try of what failed, and before doing again what others keep undoing."""
 
 from __future__ import annotations
+
+import time
 
 import tenacity
 
@@ -27,3 +29,18 @@ class Backoff:
     def reset(self) -> None:
         """A success: the next failure waits shortly again."""
         self._state.attempt_number = 1
+
+
+class Allowance:
+    """Writes that may be made at once, refilled at one in two seconds."""
+
+    def __init__(self) -> None:
+        self._used = 0.0
+        self._at = time.monotonic()
+
+    def take(self, count: int, capacity: int) -> float:
+        """Use up `count`; seconds to wait first."""
+        now = time.monotonic()
+        self._used = max(0.0, self._used - (now - self._at) / 2) + count
+        self._at = now
+        return min(30.0, max(0.0, (self._used - capacity) * 2)) if count else 0.0

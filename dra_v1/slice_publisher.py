@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-from dra_v1.backoff import Backoff
+from dra_v1.backoff import Allowance, Backoff
 from dra_v1.kube import ApiError, Conflict, Json, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 from dra_v1.slice_mirror import SliceMirror
@@ -114,7 +114,7 @@ class SlicePublisher:
         self._encoded: dict[tuple[str, str], tuple[SliceDevice, Encoded]] = {}
         self._version = 0
         self._confirmed = 0
-        self._repairs = _Allowance()
+        self._repairs = Allowance()
 
         self._wake = asyncio.Event()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -396,18 +396,3 @@ class SlicePublisher:
         for _, waiter in waiters:
             if not waiter.done():
                 waiter.cancel() if isinstance(error, asyncio.CancelledError) else waiter.set_exception(error)
-
-
-class _Allowance:
-    """Repairs that may be made at once, refilled at one in two seconds."""
-
-    def __init__(self) -> None:
-        self._used = 0.0
-        self._at = time.monotonic()
-
-    def take(self, count: int, capacity: int) -> float:
-        """Use up `count`; seconds to wait first."""
-        now = time.monotonic()
-        self._used = max(0.0, self._used - (now - self._at) / 2) + count
-        self._at = now
-        return min(30.0, max(0.0, (self._used - capacity) * 2)) if count else 0.0

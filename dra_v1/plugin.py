@@ -1,0 +1,175 @@
+"""A whole DRA driver for its author: the kubelet's socket, registration and publication in one object.
+
+Order (kubelet-contract B.4): the server answers before the kubelet hears of it; at the end the registration goes
+first, then the server. Slices stay. Whoever needs the parts in another order takes the parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from dra_v1.claims import Claim, ClaimError, ClaimRef, fetch_claims
+from dra_v1.driver import Driver
+from dra_v1.kube import KubeApi
+from dra_v1.registration import RegistrationStatus, WatcherRegistration
+from dra_v1.resource_api import ResourceApi
+from dra_v1.server import DraServer, Observer
+from dra_v1.slice_plan import SMALL_LIMIT
+from dra_v1.slice_publisher import Published, PublisherStatus, SlicePublisher
+from dra_v1.slice_rules import check_driver_name
+from dra_v1.slices import Pool, SliceDevice
+from dra_v1.sockets import fits, fitting_path
+
+KUBELET_ROOT: Final = Path("/var/lib/kubelet")
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSockets:
+    """Where a driver serves.
+
+    Attributes:
+        endpoint: the DRA services.
+        registration: the kubelet's way to find it.
+    """
+
+    endpoint: Path
+    registration: Path
+
+
+def plugin_sockets(driver_name: str, root: Path = KUBELET_ROOT, pod_uid: str | None = None) -> PluginSockets:
+    """The paths that the Go helper would choose (kubelet-contract B.1).
+
+    Args:
+        driver_name: name of the driver.
+        root: the kubelet's root directory.
+        pod_uid: set for rolling updates, where two instances live side by side; needs kubelet 1.33.
+    """
+    own, registry = root / "plugins" / driver_name, root / "plugins_registry"
+    if pod_uid is None:
+        return PluginSockets(own / "dra.sock", fitting_path(registry, f"{driver_name}-reg"))
+    return PluginSockets(fitting_path(own, f"dra-{pod_uid}"), _rolling_path(registry, driver_name, pod_uid))
+
+
+def _rolling_path(registry: Path, driver_name: str, pod_uid: str) -> Path:
+    names = (
+        f"{driver_name}-{pod_uid}-reg.sock",
+        f"{driver_name}-{_short_hash(pod_uid, 8)}-reg.sock",
+        f"dra-{_short_hash(chr(0).join((driver_name, pod_uid)), 16)}-reg.sock",
+    )
+    return next((registry / name for name in names if fits(registry / name)), registry / names[-1])
+
+
+def _short_hash(text: str, size: int) -> str:
+    digest = hashlib.sha256(text.encode()).digest()[:size]
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class DraPlugin:
+    """A driver that is served, registered and published.
+
+    Args:
+        driver_name: DNS subdomain of at most 63 characters.
+        node_name: this node.
+        driver: the author's driver.
+        kube: the API server; closing it stays the caller's.
+        kubelet_root: the kubelet's root directory.
+        pod_uid: UID of this pod, for rolling updates with two instances side by side (kubelet 1.33 on).
+        node_uid: UID of the Node; read from the API server if not given.
+        devices_per_slice: see `SlicePublisher`.
+        on_dropped: called with the fields that this cluster does not keep.
+        on_registration: called with each word of the kubelet on the registration.
+        observe: called after each Prepare and Unprepare, see `server.Observer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver_name: str,
+        node_name: str,
+        driver: Driver,
+        kube: KubeApi,
+        kubelet_root: Path = KUBELET_ROOT,
+        pod_uid: str | None = None,
+        node_uid: str | None = None,
+        devices_per_slice: int = SMALL_LIMIT,
+        on_dropped: Callable[[frozenset[str]], None] | None = None,
+        on_registration: Callable[[RegistrationStatus], None] | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        check_driver_name(driver_name)
+        self.driver_name, self.node_name = driver_name, node_name
+        self.sockets = plugin_sockets(driver_name, kubelet_root, pod_uid)
+        self._resources = ResourceApi(kube)
+        self._server = DraServer(driver_name, driver, self._claims, self.sockets.endpoint, observe=observe)
+        self._registration = WatcherRegistration(
+            type="DRAPlugin",
+            name=driver_name,
+            endpoint=self.sockets.endpoint,
+            versions=self._server.versions,
+            socket_path=self.sockets.registration,
+            on_status=on_registration,
+        )
+        self._publisher = SlicePublisher(
+            self._resources,
+            driver_name,
+            node_name,
+            node_uid=node_uid,
+            devices_per_slice=devices_per_slice,
+            on_dropped=on_dropped,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Serve, register, begin to publish. Raises `SocketError`; then nothing stays behind."""
+        try:
+            await self._server.start()
+            await self._registration.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._publisher.start()
+
+    async def stop(self) -> None:
+        """Deregister, stop serving; slices stay for the next start, or for the kubelet to remove."""
+        await self._registration.stop()
+        await self._publisher.stop()
+        await self._server.stop()
+
+    async def publish(self, devices: Sequence[SliceDevice]) -> Published:
+        """Publish one pool, named after the node, and wait until it is stored. See `SlicePublisher.publish`."""
+        return await self._publisher.publish([Pool(self.node_name, devices)])
+
+    async def publish_pools(self, pools: Sequence[Pool]) -> Published:
+        """Publish pools and wait until they are stored. See `SlicePublisher.publish`."""
+        return await self._publisher.publish(pools)
+
+    async def wait_registered(self) -> None:
+        """Return when the kubelet has registered the driver."""
+        await self._registration.wait_registered()
+
+    @property
+    def registration(self) -> RegistrationStatus:
+        """What the kubelet last said."""
+        return self._registration.status
+
+    @property
+    def publication(self) -> PublisherStatus:
+        """How publication stands."""
+        return self._publisher.status
+
+    async def _claims(self, refs: Sequence[ClaimRef]) -> Mapping[str, Claim | ClaimError]:
+        return await fetch_claims(self._resources, refs, self.driver_name)
