@@ -157,6 +157,10 @@ class DraPlugin:
         """Publish pools and wait until they are stored. See `SlicePublisher.publish`."""
         return await self._publisher.publish(pools)
 
+    def offer_pools(self, pools: Sequence[Pool]) -> None:
+        """Say what is wanted from now on, without waiting. See `SlicePublisher.offer`."""
+        self._publisher.offer(pools)
+
     async def wait_registered(self) -> None:
         """Return when the kubelet has registered the driver."""
         await self._registration.wait_registered()
