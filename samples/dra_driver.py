@@ -19,28 +19,28 @@ class NodeDriver:
     def __init__(self, kind: str, nodes: Sequence[Path], cdi_dir: Path) -> None:
         self.kind = kind
         self.nodes = {re.sub(r"[^a-z0-9]+", "-", str(path).lower()).strip("-"): str(path) for path in nodes}
-        edits = [
-            {"name": name, "containerEdits": {"deviceNodes": [{"path": path}]}}
-            for name, path in self.nodes.items()
-        ]
+        edits = {name: {"deviceNodes": [{"path": path}]} for name, path in self.nodes.items()}
+        devices = [{"name": name, "containerEdits": edit} for name, edit in edits.items()]
+        spec = {"cdiVersion": "0.5.0", "kind": kind, "devices": devices}
         cdi_dir.mkdir(parents=True, exist_ok=True)
-        spec = {"cdiVersion": "0.5.0", "kind": kind, "devices": edits}
         (cdi_dir / f"{kind.replace('/', '-')}.json").write_text(json.dumps(spec))
 
-    def prepared(self, claim: Claim) -> PreparedClaim:
-        found = ((r, f"{self.kind}={r.device}") for r in claim.results)
-        return PreparedClaim(
-            tuple(PreparedDevice((r.request,), r.pool, r.device, (cdi,), r.share_id) for r, cdi in found)
-        )
+    def _prepared(self, claim: Claim) -> PreparedClaim:
+        got = ((r, f"{self.kind}={r.device}") for r in claim.results)
+        devices = (PreparedDevice((r.request,), r.pool, r.device, (cdi,), r.share_id) for r, cdi in got)
+        return PreparedClaim(tuple(devices))
 
     async def prepare(self, claims: Sequence[Claim]) -> Mapping[str, PreparedClaim]:
-        return {claim.ref.uid: self.prepared(claim) for claim in claims}
+        """Name the CDI device of every device of every claim."""
+        return {claim.ref.uid: self._prepared(claim) for claim in claims}
 
     async def unprepare(self, claims: Sequence[ClaimRef]) -> Mapping[str, None]:
+        """Nothing was made for a claim, so nothing has to be undone."""
         return {claim.uid: None for claim in claims}
 
 
 async def main() -> None:
+    """Serve, register and publish until SIGTERM."""
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("--driver-name", default="nodes.example.com")
     args.add_argument("--node-name", default=os.environ.get("NODE_NAME", os.uname().nodename))
@@ -50,13 +50,13 @@ async def main() -> None:
     args.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"))
     o = args.parse_args()
     driver = NodeDriver(f"{o.driver_name}/node", sorted(Path("/").glob(o.glob.lstrip("/"))), o.cdi_dir)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     kube = KubeApi.from_kubeconfig(o.kubeconfig) if o.kubeconfig else KubeApi.in_cluster()
     places = {"driver_name": o.driver_name, "node_name": o.node_name, "kubelet_root": o.kubelet_root}
-    with contextlib.suppress(asyncio.CancelledError):
-        async with kube, DraPlugin(**places, driver=driver, kube=kube) as plugin:
-            await plugin.publish([SliceDevice(name) for name in driver.nodes])
-            await asyncio.Event().wait()
+    async with kube, DraPlugin(**places, driver=driver, kube=kube) as plugin:
+        await plugin.publish([SliceDevice(name) for name in driver.nodes])
+        await asyncio.Event().wait()
 
 
-asyncio.run(main())
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main())
