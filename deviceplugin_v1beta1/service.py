@@ -29,7 +29,8 @@ from deviceplugin_v1beta1.plugin import (
 logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 2000
-"""Characters of an error text that are sent; gRPC carries it in a header, and headers are bounded."""
+"""Bytes of an error text that are sent: gRPC carries it in a header, escaped to up to three times its length,
+and refuses the whole answer where that exceeds 8 KiB."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -202,16 +203,18 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         ids: str,
     ) -> NoReturn:
         logger.warning("allocation refused", extra=self._extra(ids) | {"error": str(refused)})
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(refused)[:MESSAGE_LIMIT])
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _cut(str(refused)))
 
     def _failure(self, verb: str, ids: str, error: Exception) -> str:
         kind = type(error).__name__
-        return f"the device plugin of {self._resource_name} failed to {verb} {ids}: {kind}: {error}"[
-            :MESSAGE_LIMIT
-        ]
+        return _cut(f"the device plugin of {self._resource_name} failed to {verb} {ids}: {kind}: {error}")
 
     def _extra(self, ids: str) -> dict[str, object]:
         return {"resource": self._resource_name, "device": ids}
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:MESSAGE_LIMIT].decode(errors="ignore")
 
 
 def _ids(containers: Sequence[Sequence[str]]) -> str:

@@ -200,7 +200,7 @@ async def test_a_refusal_reaches_the_kubelet_word_by_word(folder: Path) -> None:
         )
         plugin.refusal = "é" * 100_000
         code, text = await failure_of(kubelet.stub.Allocate(allocation(["a"]), timeout=LIMIT))
-        assert (code, len(text)) == ("FAILED_PRECONDITION", MESSAGE_LIMIT)
+        assert (code, len(text.encode())) == ("FAILED_PRECONDITION", MESSAGE_LIMIT)
 
 
 async def test_an_exception_is_told_logged_and_does_not_stop_the_service(
