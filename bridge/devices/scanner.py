@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from bridge.devices.inventory import GroupSpec, merge, scan, watches
@@ -28,6 +27,9 @@ _STABLE_AFTER = 8
 
 _SYSFS_LAG = 0.5
 """Seconds after a uevent until sysfs surely shows what it told of: then one more scan."""
+
+_IDLE_SHARE = 0.0025
+"""The share of one processor that unprompted scans may take: with ten thousand devices they come less often."""
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class MachineEvents:
         """Watch the directories; open the uevent socket once a kind asks for subsystems."""
         new = False
         if self._directories is not None:
-            new = self._directories.watch({_looked_up(path, roots) for path in wanted.directories})
+            new = self._directories.watch({roots.look(path) for path in wanted.directories})
         self._subsystems = wanted.subsystems
         if wanted.subsystems and not self._asked:
             self._asked = True
@@ -233,7 +235,7 @@ class Scanner:
         is rest.
         """
         now = time.monotonic()
-        if not await self._event_within(self._due(now) - now):
+        if not await self._event_within(self._due(now, took) - now):
             return
         end = time.monotonic() + max(self._burst, took)
         while (left := end - time.monotonic()) > 0:
@@ -241,8 +243,10 @@ class Scanner:
             if not await self._event_within(min(max(self._settle, took), left)):
                 return
 
-    def _due(self, now: float) -> float:
-        due = now + (min(self._rescan, 2.0**self._failures) if self._failures else self._rescan)
+    def _due(self, now: float, took: float) -> float:
+        """When to scan although nothing prompted it; sooner after a failure, later where scans are long."""
+        rest = max(self._rescan, took / _IDLE_SHARE)
+        due = now + (min(rest, 2.0**self._failures) if self._failures else rest)
         return due if self._again_at is None else min(due, self._again_at)
 
     async def _event_within(self, seconds: float) -> bool:
@@ -271,7 +275,3 @@ class Scanner:
             "devices scanned",
             extra={"devices": len(now), "appeared": len(now - known), "vanished": len(known - now)},
         )
-
-
-def _looked_up(path: str, roots: Roots) -> Path:
-    return roots.look(path)

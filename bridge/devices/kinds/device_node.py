@@ -212,7 +212,7 @@ class _Search:
             node = read_node(option.path, self.roots)
         except Missing:
             return None
-        if self.excluded.names(option.path, node):
+        if self.excluded.matches(option.path) or self.excluded.leads(option.path, node):
             raise Unusable(f"{option.path} is excluded by exclude")
         return node
 
@@ -250,7 +250,7 @@ class _Search:
                 if not isinstance(error, Missing) or self.roots.look(path).is_symlink():
                     self._problem(path, f"{error}; it is left out")
                 continue
-            if node.path in seen or node.path in self.taken or self.excluded.names(path, node):
+            if node.path in seen or node.path in self.taken or self.excluded.leads(path, node):
                 continue
             seen.add(node.path)
             name = device_name(node.path.removeprefix("/dev/"))
@@ -345,12 +345,12 @@ class _Excluded:
     def matches(self, path: str) -> bool:
         return any(matches(path, pattern) for pattern in self.patterns)
 
-    def names(self, path: str, node: Node) -> bool:
+    def leads(self, path: str, node: Node) -> bool:
+        """Whether a path that no pattern matches leads to an excluded node all the same."""
         return bool(self.patterns) and (
             node.path in self.paths
             or node.identity in self.identities
-            or self.matches(path)
-            or self.matches(node.path)
+            or (node.path != path and self.matches(node.path))
         )
 
 
