@@ -18,6 +18,7 @@ from bridge.sandbox.kubelet import checkpoint
 from bridge.sandbox.kubelet.claims import ClaimCache, ClaimInfo, PreparedDevice
 from bridge.sandbox.kubelet.context import Context
 from bridge.sandbox.kubelet.dra_plugins import DraCallError, DraPlugins
+from bridge.sandbox.kubelet.health import DeviceHealth
 from dra_v1.api import dra_v1_pb2 as v1
 
 
@@ -230,6 +231,10 @@ class DraManager:
                 self._context.tell("UnprepareFailed", uid, error=str(error))
 
     # -- containers
+
+    def health_of(self, driver: str, pool: str, device: str) -> DeviceHealth | None:
+        """Return a device's health as its driver's stream told it."""
+        return self._plugins.health.of(driver, pool, device)
 
     def infos(self, pod: Object, container: Object) -> Iterable[tuple[str, ClaimInfo, str]]:
         """Yield (name inside the pod, claim, request) of what a container refers to."""

@@ -11,6 +11,7 @@ from bridge.sandbox.cluster.objects import ApiProblem
 from bridge.sandbox.kubelet.context import Context, dial, rpc_text
 from bridge.sandbox.kubelet.health import HealthWatch
 from bridge.sandbox.kubelet.watcher import PluginRefused
+from bridge.sandbox.tasks import spawn
 from dra_v1.api import dra_v1_pb2 as v1
 from dra_v1.api import dra_v1beta1_pb2 as v1beta1
 from dra_v1.api import dra_v1beta1_pb2_grpc as v1beta1_grpc
@@ -114,7 +115,7 @@ class DraPlugins:
             instances.clear()
         instance = Instance(name, endpoint, service, self._context.timings.prepare_timeout)
         instances.append(instance)
-        instance.tasks.append(asyncio.create_task(self._monitor(instance)))
+        instance.tasks.append(spawn(self._context.observe, f"monitor of {name}", self._monitor(instance)))
         if (task := self.health.follow(instance.driver, instance.channel, versions)) is not None:
             instance.tasks.append(task)
         self._keep_slices(name)
@@ -161,7 +162,7 @@ class DraPlugins:
         if any(instance.connected for instance in self._instances.get(driver, [])) or driver in self._wipes:
             return
         delay = 0.0 if self._context.profile.wipe_at_once else self._context.timings.wipe_delay
-        self._wipes[driver] = asyncio.create_task(self._wipe(driver, delay))
+        self._wipes[driver] = spawn(self._context.observe, f"wipe of {driver}", self._wipe(driver, delay))
 
     def _keep_slices(self, driver: str) -> None:
         if (task := self._wipes.pop(driver, None)) is not None:
@@ -169,7 +170,7 @@ class DraPlugins:
 
     def wipe_all(self) -> None:
         """Delete all slices of this node, whoever wrote them: what a starting kubelet does (1.31 on)."""
-        self._wipes[""] = asyncio.create_task(self._wipe("", 0.0))
+        self._wipes[""] = spawn(self._context.observe, "wipe at start", self._wipe("", 0.0))
 
     async def _wipe(self, driver: str, delay: float) -> None:
         await asyncio.sleep(delay)

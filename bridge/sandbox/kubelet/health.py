@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from bridge.sandbox.kubelet.context import Context, rpc_text
+from bridge.sandbox.tasks import spawn
 from dra_v1.api import health_v1_pb2 as v1
 from dra_v1.api import health_v1alpha1_pb2 as v1alpha1
 from dra_v1.api import health_v1alpha1_pb2_grpc as v1alpha1_grpc
@@ -57,7 +58,7 @@ class HealthWatch:
         service = next((v for v in versions if v in SERVICES), None)
         if service is None or not self._context.profile.has("ResourceHealthStatus"):
             return None
-        return asyncio.create_task(self._follow(driver, channel, service))
+        return spawn(self._context.observe, f"health of {driver}", self._follow(driver, channel, service))
 
     async def _follow(self, driver: str, channel: grpc.aio.Channel, service: str) -> None:
         while True:

@@ -19,6 +19,7 @@ from watchdog.observers import Observer
 
 from bridge.sandbox.kubelet.context import Context, dial, rpc_text
 from bridge.sandbox.kubelet.endpoint import DIAL_SECONDS
+from bridge.sandbox.tasks import spawn
 from dra_v1.api import pluginregistration_pb2 as pb
 from dra_v1.api.pluginregistration_pb2_grpc import RegistrationAsyncStub, RegistrationStub
 
@@ -86,7 +87,7 @@ class PluginWatcher:
         wake.set()
         self._observer.schedule(_Wake(asyncio.get_running_loop(), wake), str(folder), recursive=True)
         await asyncio.to_thread(self._observer.start)
-        self._task = asyncio.create_task(self._run(wake))
+        self._task = spawn(self._context.observe, "plugin watcher", self._run(wake))
 
     async def stop(self) -> None:
         """Stop watching; plugins are not told."""
