@@ -85,6 +85,7 @@ class SlicePublisher:
         node_uid: UID of the Node, for the owner reference; read from the API server if not given.
         devices_per_slice: 64 leaves room for taints at any time; up to 128 where there never are any.
         on_dropped: called with field names when the server turns out not to keep them: plan without them.
+        on_status: called with every new status.
         recheck_s: see `RECHECK_S`.
     """
 
@@ -97,6 +98,7 @@ class SlicePublisher:
         node_uid: str | None = None,
         devices_per_slice: int = SMALL_LIMIT,
         on_dropped: Callable[[frozenset[str]], None] | None = None,
+        on_status: Callable[[PublisherStatus], None] | None = None,
         recheck_s: float = RECHECK_S,
     ) -> None:
         check_driver_name(driver_name)
@@ -106,6 +108,7 @@ class SlicePublisher:
         self._fixed_owner = node_uid
         self._owner = node_uid or ""
         self._on_dropped = on_dropped
+        self._on_status = on_status
         self._mirror = SliceMirror(api, driver_name, node_name, self, recheck_s)
         self._scope = Scope(driver_name, node_name, "", devices_per_slice)
         self._adopted: dict[str, tuple[str, str]] = {}
@@ -160,7 +163,7 @@ class SlicePublisher:
                 log.error("a device cannot be published", extra={"error": str(error), "device": error.device})
         self._wanted = [self._encode(one.pool) for one in checked]
         self._version += 1
-        self.status = replace(self.status, stored=False, rejected=rejected)
+        self._tell(replace(self.status, stored=False, rejected=rejected))
         self._wake.set()
         return rejected
 
@@ -313,7 +316,7 @@ class SlicePublisher:
         self._adopted[name] = (wanted, stored.digest)
         new = dropped_fields(spec, answer["spec"]) - self.status.dropped
         if new:
-            self.status = replace(self.status, dropped=self.status.dropped | new)
+            self._tell(replace(self.status, dropped=self.status.dropped | new))
             log.warning(
                 "the cluster does not keep these fields; their feature gate is off",
                 extra={"fields": ", ".join(sorted(new)), "driver": self.driver_name},
@@ -345,14 +348,9 @@ class SlicePublisher:
 
     def _confirm(self, version: int) -> None:
         self._confirmed = version
-        self.status = replace(
-            self.status,
-            stored=version == self._version,
-            error="",
-            last_published=time.time(),
-            slices=len(self._mirror.stored),
-            available=True,
-        )
+        stored, slices = version == self._version, len(self._mirror.stored)
+        good = replace(self.status, stored=stored, slices=slices, error="", available=True)
+        self._tell(replace(good, last_published=time.time()))
         for wanted, waiter in self._waiters:
             if wanted <= version and not waiter.done():
                 waiter.set_result(None)
@@ -376,20 +374,25 @@ class SlicePublisher:
         """From the mirror: no DRA here."""
         if self.status.available:
             log.warning("DRA stays off", extra={"driver": self.driver_name, "error": str(error)})
-        self.status = replace(self.status, available=False, stored=False, error=str(error))
+        self._tell(replace(self.status, available=False, stored=False, error=str(error)))
         self._fail_waiters(error)
 
     def _report(self, error: ApiError | NoResourceApi) -> None:
         text = str(error)
         if text != self.status.error:
             log.error("slices cannot be published now", extra={"driver": self.driver_name, "error": text})
-        self.status = replace(self.status, error=text)
+        self._tell(replace(self.status, error=text))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A task that ends by itself is a defect: whoever waits has to hear of it."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the slice publisher broke", exc_info=error, extra={"driver": self.driver_name})
             self._fail_waiters(error)
+
+    def _tell(self, status: PublisherStatus) -> None:
+        self.status = status
+        if self._on_status is not None:
+            self._on_status(status)
 
     def _fail_waiters(self, error: BaseException) -> None:
         waiters, self._waiters = self._waiters, []

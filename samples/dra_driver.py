@@ -19,16 +19,18 @@ class NodeDriver:
     def __init__(self, kind: str, nodes: Sequence[Path], cdi_dir: Path) -> None:
         self.kind = kind
         self.nodes = {re.sub(r"[^a-z0-9]+", "-", str(path).lower()).strip("-"): str(path) for path in nodes}
-        edits = {name: {"deviceNodes": [{"path": path}]} for name, path in self.nodes.items()}
-        devices = [{"name": name, "containerEdits": edit} for name, edit in edits.items()]
+        devices = [
+            {"name": n, "containerEdits": {"deviceNodes": [{"path": p}]}} for n, p in self.nodes.items()
+        ]
         spec = {"cdiVersion": "0.5.0", "kind": kind, "devices": devices}
         cdi_dir.mkdir(parents=True, exist_ok=True)
         (cdi_dir / f"{kind.replace('/', '-')}.json").write_text(json.dumps(spec))
 
     def _prepared(self, claim: Claim) -> PreparedClaim:
         got = ((r, f"{self.kind}={r.device}") for r in claim.results)
-        devices = (PreparedDevice((r.request,), r.pool, r.device, (cdi,), r.share_id) for r, cdi in got)
-        return PreparedClaim(tuple(devices))
+        return PreparedClaim(
+            tuple(PreparedDevice((r.request,), r.pool, r.device, (n,), r.share_id) for r, n in got)
+        )
 
     async def prepare(self, claims: Sequence[Claim]) -> Mapping[str, PreparedClaim]:
         """Name the CDI device of every device of every claim."""
@@ -49,7 +51,7 @@ async def main() -> None:
     args.add_argument("--kubelet-root", type=Path, default=Path("/var/lib/kubelet"))
     args.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"))
     o = args.parse_args()
-    driver = NodeDriver(f"{o.driver_name}/node", sorted(Path("/").glob(o.glob.lstrip("/"))), o.cdi_dir)
+    driver = NodeDriver(o.driver_name + "/node", sorted(Path("/").glob(o.glob.lstrip("/"))), o.cdi_dir)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     kube = KubeApi.from_kubeconfig(o.kubeconfig) if o.kubeconfig else KubeApi.in_cluster()
     places = {"driver_name": o.driver_name, "node_name": o.node_name, "kubelet_root": o.kubelet_root}
