@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from bridge.devices.inventory import GroupSpec, merge, scan, watches
@@ -172,7 +172,7 @@ class Scanner:
         self.inventory: Inventory | None = None
         """The last one; None before the first."""
 
-    async def changes(self) -> AsyncIterator[Inventory]:
+    async def changes(self) -> AsyncGenerator[Inventory, None]:
         """The first inventory at once, then each that differs from the one before. One consumer at a time."""
         self._loop = asyncio.get_running_loop()
         self._sources.start(self.poke, self._poke_twice)

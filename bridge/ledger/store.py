@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
+from urllib.parse import quote
 
 from bridge.ledger.holds import (
     Account,
@@ -174,6 +175,22 @@ def open_store(folder: Path) -> Opened:
     except BaseException:
         os.close(lock_fd)
         raise
+
+
+def read_account(folder: Path) -> Account:
+    """What a state folder's ledger says now, beside a running daemon and without its lock.
+
+    Raises LedgerError where there is none or it cannot be read.
+    """
+    path = folder / "ledger.db"
+    if not path.exists():
+        raise LedgerError(f"there is no ledger in {folder}: the daemon has not run with this configuration")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            _verify(db, path)
+            return _load(db)[0]
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot read the ledger {path}: {error}") from error
 
 
 def _absence(path: Path, used_before: bool) -> tuple[Path, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -18,6 +18,7 @@ from bridge.ledger.holds import Pick
 from bridge.planes.roster import Roster, Unavailable
 from dra_v1.claims import AllocatedDevice, Claim
 from dra_v1.driver import PreparedClaim, PreparedDevice
+from dra_v1.slices import quantity
 
 ADMIN = "--admin"
 """Suffix of the CDI device for admin access; device names never contain `--`."""
@@ -46,7 +47,7 @@ class Plan:
     edits: dict[str, ContainerEdits]
 
 
-def plan(claim: Claim, roster: Roster, kind: Kind[object], pool: str, naming: Naming) -> Plan:
+def plan(claim: Claim, roster: Roster, kind: Kind[Any], pool: str, naming: Naming) -> Plan:
     """Plan the devices of a claim. Raises Unavailable with a text for the pod's events."""
     picks: list[Pick] = []
     devices: list[PreparedDevice] = []
@@ -95,7 +96,7 @@ def _units(roster: Roster, result: AllocatedDevice) -> int:
     return whole_quantity(consumed.get(device.share_unit, "1"), device.share_unit)
 
 
-def _claim_edits(claim: Claim, result: AllocatedDevice, kind: Kind[object], device: Device) -> ContainerEdits:
+def _claim_edits(claim: Claim, result: AllocatedDevice, kind: Kind[Any], device: Device) -> ContainerEdits:
     raw = claim.config_for(result)
     if not raw:
         return ContainerEdits()
@@ -106,31 +107,12 @@ def _claim_edits(claim: Claim, result: AllocatedDevice, kind: Kind[object], devi
     return kind.claim_edits(device, parameters)
 
 
-_SUFFIXES = {
-    "": 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "P": 10**15,
-    "E": 10**18,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "Pi": 2**50,
-    "Ei": 2**60,
-    "m": Decimal("0.001"),
-}
-
-
 def whole_quantity(text: str, name: str) -> int:
     """A Kubernetes quantity as a positive whole number: `1k` is 1000. Raises Unavailable for anything else."""
-    number = text.rstrip("kKMGTPEim")
     try:
-        value = Decimal(number) * _SUFFIXES[text[len(number) :]]
-    except (InvalidOperation, KeyError):
-        raise Unavailable(f"the amount {text!r} of {name} is not a quantity") from None
+        value = quantity(text)
+    except ValueError as error:
+        raise Unavailable(f"the amount of {name}: {error}") from None
     if value != value.to_integral_value() or value <= 0:
         raise Unavailable(f"the amount {text!r} of {name} is not a positive whole number")
     return int(value)

@@ -15,6 +15,7 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.report import Report
 from dra_v1.claims import Claim, ClaimError, ClaimProblem, ClaimRef, check_claim
+from dra_v1.kube import KubeApi
 from dra_v1.kube_errors import ApiError, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
@@ -28,14 +29,14 @@ _AT_ONCE = 8
 class Deallocations:
     """Watches over the claims that are being released.
 
-    `drivers`: driver name by group.
+    `drivers`: driver name by group; `api`: None where no group is offered through DRA.
     """
 
     def __init__(
-        self, ledger: Ledger, resources: ResourceApi, drivers: Mapping[str, str], report: Report
+        self, ledger: Ledger, api: KubeApi | None, drivers: Mapping[str, str], report: Report
     ) -> None:
         self._ledger = ledger
-        self._resources = resources
+        self._resources = ResourceApi(api) if api is not None else None
         self._drivers = drivers
         self._report = report
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -64,7 +65,7 @@ class Deallocations:
     async def check_now(self, uid: str) -> None:
         """Ask once, and end the holds that are proven free. Failure to ask leaves them."""
         holds = self._releasing(uid)
-        if not holds:
+        if not holds or self._resources is None:
             return
         holder = holds[0].holder
         assert isinstance(holder, ClaimHolder)

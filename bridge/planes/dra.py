@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bridge.devices.kinds.base import Kind
 from bridge.ledger.holds import ClaimHolder, Phase, Plane, Refused
@@ -21,7 +22,7 @@ from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster, Unavailable
-from bridge.platform.cdi import CdiError, CdiFiles, claim_qualified, qualified
+from bridge.platform.cdi import CdiError, CdiFiles, claim_device, qualified
 from bridge.platform.pulse import Pulse
 from dra_v1.claims import Claim, ClaimRef
 from dra_v1.driver import (
@@ -52,7 +53,7 @@ class Surroundings:
 
     ledger: Ledger
     roster: Callable[[], Roster]
-    kind: Kind[object]
+    kind: Kind[Any]
     pool: str
     cdi: CdiFiles
     deallocations: Deallocations
@@ -68,7 +69,7 @@ class DraPlane:
         self._around = around
         self._naming = Naming(
             device=lambda device: qualified(group, device),
-            claim=lambda uid, device: claim_qualified(group, uid, device),
+            claim=lambda uid, device: qualified(group, claim_device(uid, device)),
         )
 
     # dra_v1.Driver

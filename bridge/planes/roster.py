@@ -7,10 +7,10 @@ one into a pick that the ledger can decide on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.config import Group, Mode, Sharing
-from bridge.devices.model import ContainerEdits, Device, Health, Inventory, base_name, natural_key
+from bridge.devices.model import ContainerEdits, Device, Health, Inventory, natural_key
 from bridge.ledger.holds import Account, Pick, Plane, Use
 
 
@@ -29,6 +29,7 @@ class Roster:
         by_name: device by name, and by the name of each of its shares.
         device_plugin_shares: shares that the configuration gives to the device plugin plane.
         dra_shares: shares that it gives to DRA; in `dual` with `shared` the two are the same.
+        remembers: whether unplugged devices stand among them.
     """
 
     group: Group
@@ -37,21 +38,34 @@ class Roster:
     by_name: Mapping[str, Device] = field(repr=False)
     device_plugin_shares: frozenset[str] = field(repr=False)
     dra_shares: frozenset[str] = field(repr=False)
+    remembers: bool = False
 
     @classmethod
-    def build(cls, group: Group, inventory: Inventory, account: Account) -> Roster:
-        """The roster of a group."""
+    def build(
+        cls, group: Group, inventory: Inventory, account: Account, before: Roster | None = None
+    ) -> Roster:
+        """The roster of a group; the one before still knows what unplugged devices were like."""
         found = {device.name: device for device in inventory.group(group.name)}
-        gone = _unplugged(group, found, account)
+        gone = tuple(_unplugged(group, found, account, before))
         devices = tuple(sorted((*found.values(), *gone), key=lambda d: natural_key(d.name)))
         by_name = {device.name: device for device in devices}
-        names = []
+        names: list[str] = []
         for device in devices:
             shares = device.share_names()
             names.extend(shares)
             by_name.update(dict.fromkeys(shares, device))
         ours, theirs = _split(group, names)
-        return cls(group, devices, inventory.parts, by_name, ours, theirs)
+        return cls(group, devices, inventory.parts, by_name, ours, theirs, bool(gone))
+
+    @property
+    def device_plugin_offered(self) -> bool:
+        """Whether the configuration offers the group through the device plugin API."""
+        return self.group.mode is not Mode.DRA
+
+    @property
+    def dra_offered(self) -> bool:
+        """Whether the configuration offers the group through DRA."""
+        return self.group.mode is not Mode.DEVICE_PLUGIN
 
     def pick(self, name: str, units: int = 1, share: str = "") -> Pick:
         """A pick of `units` shares of the device (or share) called `name`, recorded under `share`.
@@ -80,21 +94,29 @@ class Roster:
         )
 
 
-def _unplugged(group: Group, found: Mapping[str, Device], account: Account) -> Iterable[Device]:
-    """Held devices that the scan no longer sees, as far as the holds tell what they were."""
+def _unplugged(
+    group: Group, found: Mapping[str, Device], account: Account, before: Roster | None
+) -> Iterable[Device]:
+    """Held devices that the scan no longer sees: as they were, or as far as their holds tell."""
     gone: dict[str, Device] = {}
+    health = Health(False, "unplugged")
     for plane in Plane:
         for hold in account.of_group(plane, group.name):
-            if hold.device not in found and hold.device not in gone:
-                gone[hold.device] = Device(
-                    group=group.name,
-                    name=hold.device,
-                    kind=group.kind,
-                    edits=ContainerEdits(),
-                    health=Health(False, "unplugged"),
-                    parts={use.part: use.amount for use in hold.uses},
-                    present=False,
-                )
+            if hold.device in found or hold.device in gone:
+                continue
+            known = before.by_name.get(hold.device) if before is not None else None
+            if known is not None:
+                gone[hold.device] = replace(known, health=health, present=False)
+                continue
+            gone[hold.device] = Device(
+                group.name,
+                hold.device,
+                group.kind,
+                ContainerEdits(),
+                health=health,
+                parts={use.part: use.amount for use in hold.uses},
+                present=False,
+            )
     return gone.values()
 
 
@@ -111,8 +133,3 @@ def _split(group: Group, names: list[str]) -> tuple[frozenset[str], frozenset[st
                 return everything, everything
             ours = group.partition.device_plugin(names)
             return ours, everything - ours
-
-
-def device_of_share(share: str) -> str:
-    """The device that a device plugin ID or DRA device name belongs to."""
-    return base_name(share)

@@ -1,0 +1,92 @@
+"""What several commands share: options, output, and errors that read as text instead of a traceback."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from bridge.config import Config
+    from bridge.platform.roots import Roots
+
+DEFAULT_CONFIG = Path("/etc/device-bridge/config.yaml")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="BRIDGE_CONFIG", help="The configuration file.")
+]
+DevRootOption = Annotated[
+    Path, typer.Option("--dev-root", envvar="BRIDGE_DEV_ROOT", help="Folder to take for /dev.")
+]
+SysRootOption = Annotated[
+    Path, typer.Option("--sys-root", envvar="BRIDGE_SYS_ROOT", help="Folder to take for /sys.")
+]
+
+
+class Output(enum.StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with a message and an exit code."""
+    typer.echo(f"bridge: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def load_config(path: Path) -> Config:
+    """The configuration; every error is printed, then exit 2."""
+    from bridge.config import ConfigErrors, load
+
+    try:
+        return load(path)
+    except ConfigErrors as errors:
+        typer.echo(f"bridge: {errors}", err=True)
+        raise typer.Exit(2) from None
+
+
+def roots(dev: Path, sys: Path) -> Roots:
+    """The trees to look in; a `/dev` elsewhere is a generated one."""
+    from bridge.platform.roots import Roots
+
+    return Roots(dev, sys, "/dev" if dev == Path("/dev") else str(dev.absolute()))
+
+
+def show(
+    output: Output, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], empty: str
+) -> None:
+    """Print rows: all their fields as JSON, or those of `columns` (field to heading) as a table."""
+    if output is Output.JSON:
+        typer.echo(json.dumps(list(rows), indent=2, default=str))
+        return
+    if not rows:
+        typer.echo(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns.values():
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row.get(field)) for field in columns))
+    Console(soft_wrap=True).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return str(value)

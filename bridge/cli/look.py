@@ -1,0 +1,139 @@
+"""`bridge discover` and `bridge devices`: what is there, and who has it. Read-only, beside a running daemon."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bridge.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    DevRootOption,
+    Output,
+    OutputOption,
+    SysRootOption,
+    fail,
+    load_config,
+    roots,
+    show,
+)
+
+if TYPE_CHECKING:
+    from bridge.devices.model import Inventory
+    from bridge.ledger.holds import Hold
+
+
+def discover(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+    dev_root: DevRootOption = Path("/dev"),
+    sys_root: SysRootOption = Path("/sys"),
+) -> None:
+    """Scan once and print every device that the configuration finds.
+
+    Example: bridge discover --config config.yaml -o json
+    """
+    from bridge.devices.scanner import scan
+
+    inventory = scan(load_config(config).groups, roots(dev_root, sys_root))
+    rows = [
+        {
+            "group": device.group,
+            "device": device.name,
+            "health": "ok" if device.health.ok else device.health.reason,
+            "numaNode": device.numa_node,
+            "shares": device.shares,
+            "nodes": [node.host_path for node in device.edits.nodes],
+            "attributes": {name: getattr(value, "text", value) for name, value in device.attributes.items()},
+            "parts": dict(device.parts),
+            "edits": asdict(device.edits),
+        }
+        for device in inventory.devices
+    ]
+    columns = {
+        "group": "GROUP",
+        "device": "DEVICE",
+        "health": "HEALTH",
+        "numaNode": "NUMA",
+        "shares": "SHARES",
+        "nodes": "NODES",
+    }
+    show(output, columns, rows, "no device found; `bridge config show` tells where was looked")
+    _problems(inventory)
+
+
+def devices(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+    dev_root: DevRootOption = Path("/dev"),
+    sys_root: SysRootOption = Path("/sys"),
+) -> None:
+    """Print every device with its plane, holder and since when, from the ledger and a fresh scan.
+
+    Example: bridge devices --config config.yaml
+    """
+    from bridge.devices.scanner import scan
+    from bridge.ledger.store import LedgerError, read_account
+
+    loaded = load_config(config)
+    try:
+        account = read_account(loaded.daemon.state_dir)
+    except LedgerError as error:
+        fail(str(error))
+    inventory = scan(loaded.groups, roots(dev_root, sys_root))
+    rows: list[dict[str, object]] = []
+    held: set[tuple[str, str]] = set()
+    for hold in account:
+        held.add((hold.group, hold.device))
+        rows.append(_hold_row(hold))
+    for device in inventory.devices:
+        quarantine = account.quarantine_of(device.group, device.name)
+        state = "quarantined" if quarantine else "free" if device.health.ok else "unhealthy"
+        if device.shares == 1 and (device.group, device.name) in held:
+            continue
+        used = sum(account.used(part) // amount for part, amount in list(device.parts.items())[:1])
+        rows.append(
+            {
+                "group": device.group,
+                "device": device.name,
+                "state": state if used < device.shares else "all shares held",
+                "shares": f"{device.shares - used}/{device.shares}" if device.shareable else None,
+                "why": quarantine.reason if quarantine else device.health.reason or None,
+            }
+        )
+    columns = {
+        "group": "GROUP",
+        "device": "DEVICE",
+        "share": "SHARE",
+        "state": "STATE",
+        "shares": "FREE",
+        "plane": "PLANE",
+        "holder": "HOLDER",
+        "since": "SINCE",
+    }
+    rows.sort(key=lambda row: (str(row["group"]), str(row["device"]), str(row.get("share", ""))))
+    show(output, columns, rows, "no device found and none held")
+    _problems(inventory)
+
+
+def _hold_row(hold: Hold) -> dict[str, object]:
+    from bridge.ledger.holds import clock
+
+    return {
+        "group": hold.group,
+        "device": hold.device,
+        "share": None if hold.share == hold.device else hold.share,
+        "state": str(hold.phase),
+        "plane": str(hold.plane),
+        "holder": str(hold.holder),
+        "uid": hold.holder.uid or None,
+        "since": clock(hold.since),
+    }
+
+
+def _problems(inventory: Inventory) -> None:
+    for problem in inventory.problems:
+        typer.echo(f"left out: group {problem.group}: {problem.subject}: {problem.message}", err=True)

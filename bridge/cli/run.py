@@ -1,0 +1,61 @@
+"""`bridge run`: check the configuration, then become the daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, DevRootOption, SysRootOption, load_config
+
+
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    node_name: Annotated[
+        str, typer.Option(envvar="NODE_NAME", help="Name of this Node; the host name if not given.")
+    ] = "",
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="KUBECONFIG", help="How to reach the API server; in a pod its ServiceAccount does."
+        ),
+    ] = None,
+    dev_root: DevRootOption = Path("/dev"),
+    sys_root: SysRootOption = Path("/sys"),
+    log_format: Annotated[
+        Literal["json", "text"], typer.Option(help="json for machines, text for people.")
+    ] = "json",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(envvar="BRIDGE_LOG_LEVEL")
+    ] = "info",
+    accept_empty_ledger: Annotated[
+        bool,
+        typer.Option(
+            "--accept-empty-ledger",
+            help="After a damaged ledger, on a drained node only: lift the quarantine and begin anew.",
+        ),
+    ] = False,
+) -> None:
+    """Run the node daemon until SIGTERM.
+
+    Example: bridge run --config config.yaml --node-name worker-1
+    """
+    from bridge.daemon.settings import Settings
+
+    load_config(config)
+    settings = Settings(
+        config=config,
+        node_name=node_name or socket.gethostname().lower(),
+        kubeconfig=kubeconfig,
+        dev_root=dev_root,
+        sys_root=sys_root,
+        log_format=log_format,
+        log_level=log_level,
+        accept_empty_ledger=accept_empty_ledger,
+    )
+    # The daemon is a program of its own, so that no command line library stays in the memory of every node.
+    os.execv(sys.executable, [sys.executable, "-m", "bridge.daemon", settings.dump()])  # noqa: S606

@@ -1,0 +1,20 @@
+"""`bridge sandbox`: the tour through a simulated node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+
+def sandbox(
+    keep: Annotated[bool, typer.Option("--keep", help="Keep running after the tour, until Ctrl-C.")] = False,
+) -> None:
+    """Tour the bridge on a simulated node: no root, no cluster, nothing left behind.
+
+    Example: bridge sandbox
+    """
+    from bridge.sandbox.tour import tour
+
+    raise typer.Exit(asyncio.run(tour(keep=keep)))

@@ -1,0 +1,1 @@
+"""The daemon: start-up and shut-down order, and what it shows of itself (logs, metrics, health). Nothing else."""

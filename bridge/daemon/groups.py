@@ -1,0 +1,148 @@
+"""One group as it runs: the planes that its mode and its holds need, each served and registered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from bridge.config import Config, Group
+from bridge.daemon.checks import Checks
+from bridge.daemon.dra import SliceFeed
+from bridge.daemon.metrics import Metrics
+from bridge.devices.kinds import KINDS
+from bridge.ledger.holds import Plane
+from bridge.ledger.ledger import Ledger
+from bridge.planes import device_plugin, dra
+from bridge.planes.deallocation import Deallocations
+from bridge.planes.report import Report
+from bridge.planes.rosters import Rosters
+from bridge.platform.cdi import CdiFiles
+from deviceplugin_v1beta1 import DevicePluginServer
+from dra_v1.kube import KubeApi
+from dra_v1.plugin import DraPlugin
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all groups share."""
+
+    config: Config
+    node_name: str
+    api: KubeApi | None
+    ledger: Ledger
+    rosters: Rosters
+    cdi: CdiFiles
+    deallocations: Deallocations
+    report: Report
+    metrics: Metrics
+    checks: Checks
+
+
+class GroupRunner:
+    """Serves one group while the context lasts. Entering raises `SocketError`."""
+
+    def __init__(self, group: Group, context: Context) -> None:
+        self._group = group
+        self._context = context
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            # DRA first: its registration also keeps the kubelet from wiping slices (kubelet-contract E.7).
+            if self._context.rosters.serves(self._group, Plane.DRA):
+                await self._serve_dra(stack)
+            if self._context.rosters.serves(self._group, Plane.DEVICE_PLUGIN):
+                await self._serve_device_plugin(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _serve_device_plugin(self, stack: contextlib.AsyncExitStack) -> None:
+        context, group = self._context, self._group
+        plane = device_plugin.DevicePluginPlane(
+            group.name,
+            device_plugin.Surroundings(
+                context.ledger,
+                lambda: context.rosters.of(group.name),
+                context.rosters.pulses[group.name],
+                context.report,
+            ),
+        )
+        root = context.config.daemon.kubelet_root
+        gauge = context.metrics.registered.labels(Plane.DEVICE_PLUGIN, group.name)
+        server = DevicePluginServer(
+            plane,
+            group.resource_name,
+            registration=group.registration.value,
+            plugins_dir=root / "device-plugins",
+            registry_dir=root / "plugins_registry",
+            socket_dir=context.config.daemon.state_dir,
+            on_status=lambda status: gauge.set(bool(status.registered)),
+        )
+        context.checks.add(
+            f"group {group.name}, device plugin",
+            lambda: "" if server.status.registered else server.status.error or "not registered yet",
+        )
+        await stack.enter_async_context(server)
+
+    async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
+        context, group = self._context, self._group
+        if context.api is None:
+            log.error("DRA stays off: no way to the API server", extra={"group": group.name})
+            return
+        feed = SliceFeed(group.name, context.rosters, context.ledger, context.metrics)
+        plane = dra.DraPlane(
+            group.name,
+            dra.Surroundings(
+                context.ledger,
+                lambda: context.rosters.of(group.name),
+                KINDS[group.kind],
+                context.node_name,
+                context.cdi,
+                context.deallocations,
+                context.rosters.pulses[group.name],
+                context.report,
+            ),
+        )
+        plugin = DraPlugin(
+            driver_name=group.driver_name,
+            node_name=context.node_name,
+            driver=plane,
+            kube=context.api,
+            kubelet_root=context.config.daemon.kubelet_root,
+            on_dropped=feed.dropped,
+            on_registration=lambda status: feed.registered(bool(status.registered)),
+        )
+        context.checks.add(f"group {group.name}, DRA", lambda: _dra_trouble(plugin))
+        context.metrics.published.labels(group.name).set_function(
+            lambda: plugin.publication.last_published or 0.0
+        )
+        await stack.enter_async_context(plugin)
+        task = asyncio.create_task(feed.run(plugin), name=f"slices of group {group.name}")
+        stack.push_async_callback(_cancel, task)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _dra_trouble(plugin: DraPlugin) -> str:
+    """What is wrong with a group's DRA plane; a cluster that has no DRA is no fault."""
+    if not plugin.publication.available:
+        return ""
+    if not plugin.registration.registered:
+        return plugin.registration.error or "not registered yet"
+    if not plugin.publication.stored:
+        return plugin.publication.error or "slices are not stored yet"
+    return ""

@@ -1,0 +1,64 @@
+"""`/metrics`, `/healthz` and `/readyz` on one local port.
+
+A thread of its own: it answers while the event loop is busy, and tells when the loop no longer turns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+Check = Callable[[], list[str]]
+"""What is wrong; nothing if all is well."""
+
+
+class HttpEndpoint:
+    """Serves until stopped.
+
+    `address` is `host:port`; port 0 takes a free one, see `port`.
+    """
+
+    def __init__(self, address: str, registry: CollectorRegistry, health: Check, ready: Check) -> None:
+        """Bind. Raises OSError if the address is taken."""
+        host, _, port = address.rpartition(":")
+        checks = {"/healthz": health, "/readyz": ready}
+
+        class Handler(BaseHTTPRequestHandler):
+            """Answers GET."""
+
+            def do_GET(self) -> None:
+                """Metrics or a check."""
+                if self.path == "/metrics":
+                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                elif self.path in checks:
+                    wrong = checks[self.path]()
+                    text = "\n".join(wrong) if wrong else "ok"
+                    self._answer(503 if wrong else 200, "text/plain; charset=utf-8", f"{text}\n".encode())
+                else:
+                    self._answer(404, "text/plain", b"try /metrics, /healthz or /readyz\n")
+
+            def _answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Probes are not worth a line each."""
+
+        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

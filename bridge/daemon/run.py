@@ -1,0 +1,258 @@
+"""Start-up and shut-down order of the daemon (design 7), and nothing else.
+
+Lock and load the ledger, discover, write CDI files, take up what the kubelet has, then serve and register. What is
+held already is answered for before anything new is offered. At the end registrations go first, then the servers;
+slices stay; the ledger's lock goes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from pathlib import Path
+
+from bridge.config import Config
+from bridge.daemon.checks import Checks
+from bridge.daemon.groups import Context, GroupRunner
+from bridge.daemon.http import HttpEndpoint
+from bridge.daemon.metrics import Metrics, MetricsReport
+from bridge.daemon.settings import Settings
+from bridge.daemon.sources import Sources
+from bridge.devices.model import Inventory
+from bridge.devices.scanner import Scanner
+from bridge.ledger.evidence import Grace
+from bridge.ledger.holds import Plane
+from bridge.ledger.ledger import EVERYTHING, Ledger
+from bridge.ledger.reconcile import Reconciler
+from bridge.ledger.store import LedgerError
+from bridge.planes.cdi import static_edits
+from bridge.planes.claims import decode
+from bridge.planes.deallocation import Deallocations
+from bridge.planes.roster import Roster
+from bridge.planes.rosters import Rosters, without_new
+from bridge.platform.cdi import CdiError, CdiFiles
+from bridge.platform.roots import Roots
+from dra_v1.kube import KubeApi
+from dra_v1.kube_config import KubeConfigError
+from dra_v1.sockets import SocketError
+
+CDI_RETRY_S = 5.0
+
+log = logging.getLogger("bridge.daemon")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None = None) -> None:
+    """Run until SIGTERM, SIGINT, or `stop`. Raises StartError, or whatever broke."""
+    stop = stop or _stop_on_signals()
+    started = time.monotonic()
+    metrics, checks = Metrics(), Checks()
+    report = MetricsReport(metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await _ledger(config, settings)
+        stack.push_async_callback(ledger.close)
+        _serve_http(config, metrics, checks, stack)
+        scanner = Scanner(config.groups, _roots(settings), rescan=config.daemon.rescan_seconds)
+        changes = scanner.changes()
+        stack.push_async_callback(changes.aclose)
+        inventory = await anext(changes)
+        _tell_problems(inventory)
+        rosters = Rosters(config.groups, inventory, ledger)
+        metrics.watch(rosters, ledger)
+        cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
+        await _restore_cdi(cdi, config, rosters, ledger)
+        api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
+        sources = await stack.enter_async_context(Sources(config.daemon, metrics.source_answers))
+        reconciler = _reconciler(config, ledger, rosters, sources, report)
+        await reconciler.take_up()
+        deallocations = Deallocations(ledger, api, _drivers(config), report)
+        stack.push_async_callback(deallocations.stop)
+        context = Context(
+            config, settings.node_name, api, ledger, rosters, cdi, deallocations, report, metrics, checks
+        )
+        await _serve(config, context, stack)
+        deallocations.start()
+        checks.started()
+        log.info(
+            "serving",
+            extra={
+                "node": settings.node_name,
+                "groups": len(config.groups),
+                "devices": len(inventory.devices),
+                "holds": len(ledger.account),
+                "ms": round((time.monotonic() - started) * 1000),
+            },
+        )
+        await _until(
+            stop,
+            inventory=_follow(scanner, changes, rosters, cdi),
+            reconciler=reconciler.run(),
+            heartbeat=checks.beat(),
+        )
+        log.info("stopping", extra={"holds": len(ledger.account)})
+
+
+async def _serve(config: Config, context: Context, stack: contextlib.AsyncExitStack) -> None:
+    """Serve every group; the groups stop together, registrations before the rest of the daemon."""
+    try:
+        for group in config.groups:
+            await stack.enter_async_context(GroupRunner(group, context))
+    except SocketError as error:
+        raise StartError(str(error)) from error
+
+
+def _drivers(config: Config) -> dict[str, str]:
+    return {group.name: group.driver_name for group in config.groups}
+
+
+def _reconciler(
+    config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: MetricsReport
+) -> Reconciler:
+    resources = {group.name: group.resource_name for group in config.groups}
+    grace = Grace(unmatched=config.daemon.release_grace_seconds)
+    return Reconciler(ledger, resources, rosters.known_pick, sources.look, report, grace)
+
+
+async def _ledger(config: Config, settings: Settings) -> Ledger:
+    try:
+        ledger = await Ledger.open(config.daemon.state_dir, boot=boot_id())
+        if settings.accept_empty_ledger and ledger.account.quarantine_of(EVERYTHING, EVERYTHING):
+            await ledger.lift(EVERYTHING, EVERYTHING)
+            log.warning("quarantine of everything lifted, as told")
+    except LedgerError as error:
+        raise StartError(str(error)) from error
+    return ledger
+
+
+def boot_id() -> str:
+    """The machine's boot ID, the same until the next boot; empty where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _serve_http(config: Config, metrics: Metrics, checks: Checks, stack: contextlib.AsyncExitStack) -> None:
+    address = config.daemon.metrics_address
+    if not address:
+        return
+    try:
+        http = HttpEndpoint(address, metrics.registry, checks.health, checks.ready)
+    except OSError as error:
+        raise StartError(f"cannot listen on daemon.metricsAddress {address}: {error.strerror}") from error
+    stack.callback(http.stop)
+
+
+def _roots(settings: Settings) -> Roots:
+    dev = settings.dev_root
+    return Roots(dev, settings.sys_root, "/dev" if dev == Path("/dev") else str(dev.absolute()))
+
+
+@contextlib.asynccontextmanager
+async def _api(
+    config: Config, settings: Settings, rosters: Rosters, metrics: Metrics
+) -> AsyncIterator[KubeApi | None]:
+    """The API server, needed only where DRA is."""
+    if not any(rosters.serves(group, Plane.DRA) for group in config.groups):
+        yield None
+        return
+    try:
+        api = (
+            KubeApi.from_kubeconfig(settings.kubeconfig, on_request=metrics.request)
+            if settings.kubeconfig
+            else KubeApi.in_cluster(on_request=metrics.request)
+        )
+    except KubeConfigError as error:
+        raise StartError(f"groups in mode dual or dra need the API server: {error}") from error
+    async with api:
+        yield api
+
+
+async def _write_cdi(cdi: CdiFiles, rosters: Iterable[Roster]) -> None:
+    """Bring the groups' files up to date; the runtime re-reads all files when one changes, so only then."""
+
+    def write() -> None:
+        for roster in rosters:
+            cdi.write_group(roster.group.name, static_edits(roster))
+
+    await asyncio.to_thread(write)
+
+
+async def _restore_cdi(cdi: CdiFiles, config: Config, rosters: Rosters, ledger: Ledger) -> None:
+    """Make the CDI folders say what ledger and inventory do: after a reboot, or a crash in between (H20)."""
+    keep = {claim.holder.uid for claim in ledger.account.prepared_claims()}
+
+    def restore() -> None:
+        cdi.sweep_groups({group.name for group in config.groups})
+        cdi.sweep_claims(keep)
+        for claim in ledger.account.prepared_claims():
+            stored = decode(claim.answer)
+            if stored.edits:
+                cdi.write_claim(claim.group, claim.holder.uid, stored.edits)
+
+    try:
+        await _write_cdi(cdi, rosters.preview(rosters.inventory))
+        await asyncio.to_thread(restore)
+    except CdiError as error:
+        raise StartError(str(error)) from error
+
+
+async def _follow(
+    scanner: Scanner,
+    changes: AsyncIterator[Inventory],
+    rosters: Rosters,
+    cdi: CdiFiles,
+) -> None:
+    """Take each new inventory; CDI files know a device before it is offered."""
+    async for newest in changes:
+        inventory = newest
+        _tell_problems(inventory)
+        while True:
+            try:
+                await _write_cdi(cdi, rosters.preview(inventory))
+                rosters.take(inventory)
+                break
+            except CdiError as error:
+                # What is gone must leave at once; what is new cannot be given to a container yet.
+                log.error("new devices are not offered", extra={"error": str(error)})
+                rosters.take(without_new(inventory, rosters.inventory))
+                await asyncio.sleep(CDI_RETRY_S)
+                inventory = scanner.inventory or inventory
+
+
+def _tell_problems(inventory: Inventory) -> None:
+    for problem in inventory.problems:
+        log.warning(
+            "left out", extra={"group": problem.group, "subject": problem.subject, "why": problem.message}
+        )
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until(stop: asyncio.Event, **work: Coroutine[object, object, None]) -> None:
+    """Do the work until told to stop; work that ends or fails by itself is a defect and ends the daemon."""
+    waiting = asyncio.create_task(stop.wait(), name="stop")
+    tasks = [asyncio.create_task(one, name=name) for name, one in work.items()]
+    try:
+        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task in done:
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended by itself")
+    finally:
+        for one in (waiting, *tasks):
+            one.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)

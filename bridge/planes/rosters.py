@@ -1,0 +1,89 @@
+"""The rosters of all groups, kept current with inventory and ledger, and a pulse for each group that changed."""
+
+from __future__ import annotations
+
+from bridge.config import Group
+from bridge.devices.model import Inventory
+from bridge.ledger.holds import Pick, Plane
+from bridge.ledger.ledger import Ledger
+from bridge.planes.roster import Roster
+from bridge.platform.pulse import Pulse
+
+
+class Rosters:
+    """Current rosters by group. Single event loop."""
+
+    def __init__(self, groups: tuple[Group, ...], inventory: Inventory, ledger: Ledger) -> None:
+        self._groups = groups
+        self._ledger = ledger
+        self.inventory = inventory
+        self.pulses: dict[str, Pulse] = {group.name: Pulse() for group in groups}
+        self._rosters: dict[str, Roster] = {}
+        self._by_part: dict[str, frozenset[str]] = {}
+        self.take(inventory)
+        ledger.subscribe(self._ledger_changed)
+
+    def of(self, group: str) -> Roster:
+        """The roster of a group as it is now."""
+        return self._rosters[group]
+
+    def take(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
+        self.inventory = inventory
+        by_part: dict[str, set[str]] = {}
+        for device in inventory.devices:
+            for part in device.parts:
+                by_part.setdefault(part, set()).add(device.group)
+        self._by_part = {part: frozenset(names) for part, names in by_part.items()}
+        for group in self._groups:
+            self._build(group)
+        for pulse in self.pulses.values():
+            pulse.ring()
+
+    def preview(self, inventory: Inventory) -> tuple[Roster, ...]:
+        """The rosters as another inventory would make them; nothing changes."""
+        account = self._ledger.account
+        return tuple(
+            Roster.build(group, inventory, account, self._rosters.get(group.name)) for group in self._groups
+        )
+
+    def known_pick(self, group: str, device_id: str) -> Pick:
+        """The pick for an ID that the kubelet says it gave out, whatever state its device is in.
+
+        Raises LookupError for an ID that is none of the group's.
+        """
+        roster = self._rosters[group]
+        device = roster.by_name.get(device_id)
+        if device is None:
+            raise LookupError(
+                f"the kubelet has given out {device_id}, which is no device of group {group}: another device "
+                f"plugin served this resource before; drain the node, or give the group another resourceName"
+            )
+        return Pick(group, device.name, device_id, roster.uses(device))
+
+    def serves(self, group: Group, plane: Plane) -> bool:
+        """Whether a plane has to be served: it is offered, or something handed out on it is not yet back."""
+        roster = self._rosters[group.name]
+        offered = roster.device_plugin_offered if plane is Plane.DEVICE_PLUGIN else roster.dra_offered
+        return offered or bool(self._ledger.account.of_group(plane, group.name))
+
+    def _build(self, group: Group) -> None:
+        before = self._rosters.get(group.name)
+        self._rosters[group.name] = Roster.build(group, self.inventory, self._ledger.account, before)
+
+    def _ledger_changed(self, parts: frozenset[str]) -> None:
+        """Ring the groups whose silicon was touched; unplugged devices leave with their last hold."""
+        touched = {name for part in parts for name in self._by_part.get(part, self.pulses.keys())}
+        for group in self._groups:
+            if parts and group.name not in touched:
+                continue
+            if self._rosters[group.name].remembers:
+                self._build(group)
+            self.pulses[group.name].ring()
+
+
+def without_new(inventory: Inventory, known: Inventory) -> Inventory:
+    """What of an inventory was there before."""
+    names = {(device.group, device.name) for device in known.devices}
+    devices = tuple(device for device in inventory.devices if (device.group, device.name) in names)
+    return Inventory(devices, inventory.parts, inventory.problems)

@@ -1,0 +1,46 @@
+"""The DRA view of a group in the words of a ResourceSlice. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.devices.model import AttributeValue, Device
+from bridge.devices.model import Version as ModelVersion
+from bridge.planes.projection import SliceOffer
+from dra_v1.slices import Attribute, Capacity, Pool, RequestPolicy, SliceDevice, Version
+
+NUMA_NODE = "resource.kubernetes.io/numaNode"
+"""The field's standard attribute (KEP 6072)."""
+
+
+def pool_of(name: str, view: Sequence[SliceOffer]) -> Pool:
+    """The pool of a node: its devices in the order in which the scheduler should take them."""
+    return Pool(name, [slice_device(offer) for offer in view])
+
+
+def slice_device(offer: SliceOffer) -> SliceDevice:
+    """One device of a slice.
+
+    A shareable one is allocated by amounts of its capacity; what is free bounds a request (the API refuses a
+    policy above the capacity).
+    """
+    device = offer.device
+    capacity: dict[str, Capacity | str] = {name: str(amount) for name, amount in device.capacities.items()}
+    if offer.units is not None:
+        policy = RequestPolicy(default="1", minimum="1", maximum=str(offer.units), step="1")
+        capacity[device.share_unit] = Capacity(str(offer.units), policy)
+    else:
+        capacity.pop(device.share_unit, None)
+    return SliceDevice(offer.name, _attributes(device), capacity, allow_multiple=offer.units is not None)
+
+
+def _attributes(device: Device) -> dict[str, Attribute]:
+    attributes = {name: _attribute(value) for name, value in device.attributes.items()}
+    attributes["kind"] = device.kind
+    if device.numa_node is not None:
+        attributes[NUMA_NODE] = device.numa_node
+    return attributes
+
+
+def _attribute(value: AttributeValue) -> Attribute:
+    return Version(value.text) if isinstance(value, ModelVersion) else value
