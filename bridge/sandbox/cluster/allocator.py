@@ -132,8 +132,8 @@ def allocate(claim: Object, classes: Mapping[str, Object], offers: Offers, usage
     for request in devices.get("requests") or []:
         found, used_class, label = _request(request, classes, offers, usage)
         results += found
-        for entry in dig(used_class, "spec.config", []):
-            config.append({"source": "FromClass", "requests": [label], **entry})
+        own: list[Object] = dig(used_class, "spec.config", [])
+        config += [{"source": "FromClass", "requests": [label], **entry} for entry in own]
     if len(results) > RESULTS:
         raise Unschedulable(
             f"claim {name_of(claim)} needs {len(results)} devices, at most {RESULTS} are possible"
@@ -176,7 +176,7 @@ def _body(
         raise Unschedulable(f"request {label}: a pool is not complete, and all devices are asked for")
     wanted = len(fitting) if everything else body.get("count", 1)
     before = (set(usage.taken), {key: dict(used) for key, used in usage.consumed.items()})
-    results = []
+    results: list[Object] = []
     for candidate in _free(fitting, body, offers, usage):
         if len(results) == wanted:
             break
@@ -206,9 +206,10 @@ def _free(fitting: Iterable[Candidate], body: Object, offers: Offers, usage: Usa
             continue
         if admin or (candidate.shared and _consumption(candidate, body, usage) is not None):
             yield candidate
-        elif not candidate.shared and candidate.key not in usage.taken:
-            if _has_capacity(candidate, body) and _counters_suffice(candidate, offers, usage):
-                yield candidate
+            continue
+        free = not candidate.shared and candidate.key not in usage.taken and _has_capacity(candidate, body)
+        if free and _counters_suffice(candidate, offers, usage):
+            yield candidate
 
 
 def _tolerated(taint: Object, body: Object) -> bool:

@@ -110,9 +110,8 @@ class Kubelet:
         await self._watcher.start()
         self._unlisten = self._context.server.registry.store.listen(self._heard)
         self._wake.set()
-        self._tasks = [
-            asyncio.create_task(run()) for run in (self._pods, self._housekeeping, self.node_status.run)
-        ]
+        runs = (self._pods, self._housekeeping, self.node_status.run)
+        self._tasks = [spawn(self._context.observe, f"kubelet {run.__name__}", run()) for run in runs]
         self.running = True
         self._context.tell("KubeletStarted", self._context.node_name)
 
