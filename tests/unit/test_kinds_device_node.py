@@ -109,7 +109,12 @@ def test_links_are_followed_to_one_device(tree: Tree) -> None:
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("nowhere", "does not exist"), ("/proc/self/mem", "leads out of /dev"), ("loop", "too many")],
+    [
+        ("nowhere", "does not exist"),
+        ("/proc/self/mem", "leads out of /dev"),
+        ("../../etc/passwd", "leads out of /dev"),
+        ("loop", "too many"),
+    ],
 )
 def test_a_link_that_leads_nowhere_usable_is_a_problem(tree: Tree, target: str, said: str) -> None:
     tree.link("/dev/loop", target)

@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Tree:
 class Watched:
     """The inventories of a running scanner."""
 
-    def __init__(self, changes: AsyncIterator[Inventory]) -> None:
+    def __init__(self, changes: AsyncGenerator[Inventory, None]) -> None:
         self._changes = changes
 
     async def next(self) -> list[str]:
@@ -64,7 +64,7 @@ async def running(scanner: Scanner) -> AsyncIterator[Watched]:
     try:
         yield Watched(changes)
     finally:
-        await changes.aclose()  # type: ignore[attr-defined]
+        await changes.aclose()
 
 
 class Injected:
@@ -219,19 +219,44 @@ async def test_a_storm_of_events_is_one_scan_and_none_is_lost(tree: Tree) -> Non
     assert len(scans) < 50
 
 
-async def test_a_directory_that_appears_while_it_is_looked_for_is_not_missed(tree: Tree) -> None:
+async def test_a_directory_that_appears_while_it_is_looked_for_is_watched_too(tree: Tree) -> None:
     events = Injected()
 
     def appears() -> bool:
-        if not tree.at("/dev/crypto/acc0").exists():
-            tree.file("/dev/crypto/acc0")
+        if not tree.at("/dev/card0").exists():
+            tree.file("/dev/card0/acc")
             return True
         return False
 
     events.on_watch = appears
-    scanner = Scanner([group("a", include=["/dev/crypto/acc*"])], tree.roots, rescan=NEVER, sources=events)
+    scanner = Scanner([group("a", include=["/dev/card*/acc"])], tree.roots, rescan=NEVER, sources=events)
     async with running(scanner) as watched:
-        assert await watched.next() == ["crypto-acc0"]
+        assert await watched.next() == ["card0-acc"]
+        assert events.wanted is not None
+        assert "/dev/card0" in events.wanted.directories
+
+
+async def test_the_end_waits_for_the_thread_that_scans(tree: Tree) -> None:
+    events = Injected()
+    entered, release, order = threading.Event(), threading.Event(), list[str]()
+
+    def slow() -> bool:
+        entered.set()
+        release.wait(LIMIT)
+        order.append(f"watched, stopped: {events.stopped}")
+        return False
+
+    events.on_watch = slow
+    scanner = Scanner([group("a", include=["/dev/acc*"])], tree.roots, rescan=NEVER, sources=events)
+    async with running(scanner) as watched:
+        pending = asyncio.ensure_future(watched.next())
+        assert await asyncio.to_thread(entered.wait, LIMIT)
+        pending.cancel()
+        asyncio.get_running_loop().call_later(0.05, release.set)
+        with pytest.raises(asyncio.CancelledError):
+            await pending
+    assert order == ["watched, stopped: False"]
+    assert events.stopped
 
 
 async def test_the_slow_rescan_finds_what_no_event_told(tree: Tree) -> None:
@@ -421,6 +446,20 @@ async def test_without_uevents_the_bridge_says_so_and_goes_on(
             tree.at(NODE).unlink()
             assert await watched.next() == ["nx-gzip"]
     assert len([r for r in caplog.records if "uevents are not available" in r.getMessage()]) == 1
+
+
+async def test_without_inotify_the_bridge_says_so_and_rescans(
+    tree: Tree, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(changed: Callable[[], None]) -> None:
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr("bridge.devices.scanner.DirectoryWatch", refused)
+    async with running(Scanner([group("a", include=["/dev/acc*"])], tree.roots, rescan=0.05)) as watched:
+        assert await watched.next() == []
+        tree.file("/dev/acc0")
+        assert await watched.next() == ["acc0"]
+    assert "inotify is not available" in caplog.text
 
 
 async def test_the_end_leaves_no_thread_behind(tree: Tree) -> None:
