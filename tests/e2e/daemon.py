@@ -39,7 +39,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start it, and wait until it says that it is ready."""
-        command = ["run", "--config", self.config, "--kubeconfig", self._kubeconfig]
+        command: list[str | Path] = ["run", "--config", self.config, "--kubeconfig", self._kubeconfig]
         command += ["--node-name", self._cluster.node_name, "--log-format", "json", *self._arguments]
         self._process = self._cluster.popen(
             [sys.executable, "-m", "bridge", *command], name=self.name, cwd=REPOSITORY
@@ -93,7 +93,16 @@ class Daemon:
 
     def devices(self) -> list[dict[str, Any]]:
         """What `bridge devices -o json` says."""
-        command = [sys.executable, "-m", "bridge", "devices", "-o", "json", "--config", self.config]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "bridge",
+            "devices",
+            "-o",
+            "json",
+            "--config",
+            self.config,
+        ]
         rows: list[dict[str, Any]] = json.loads(self._cluster.exec(command, cwd=REPOSITORY).stdout)
         return rows
 
