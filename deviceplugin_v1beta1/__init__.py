@@ -20,10 +20,11 @@ into messages that reach the pod's status. `preferred()` and `pre_start()` are o
             return [ContainerResponse(devices=[spec]) for ids in containers]
 
     async def main():
-        async with DevicePluginServer(Null(), "example.com/null") as server:
-            await server.wait()  # raises what devices() raises
+        await DevicePluginServer(Null(), "example.com/null").run()  # until SIGTERM; raises what devices() raises
 
     asyncio.run(main())
+
+Several servers in one program: `async with DevicePluginServer(...) as server`, and `await server.wait()`.
 
 A pod asks for it with `resources: {limits: {example.com/null: 1}}`. The process needs the kubelet's folders
 (/var/lib/kubelet/plugins and plugins_registry; device-plugins for `registration="legacy"`) and one instance per

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,12 +149,31 @@ class DevicePluginServer:
         """
         await asyncio.shield(self._ended)
 
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, and stop: all that a driver's main function has to do.
+
+        Raises:
+            Exception: as `start` and `wait` do.
+        """
+        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._end)
+        try:
+            async with self:
+                await self.wait()
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
     async def stop(self) -> None:
         """Deregister, end the streams, let calls under way finish, and remove the socket."""
         closing, self._closing = self._closing, None
         await (closing or self._close())
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._end()
 
     async def __aenter__(self) -> Self:
         await self.start()
