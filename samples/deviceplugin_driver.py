@@ -1,6 +1,6 @@
-"""A device plugin for device nodes, with the library alone: deviceplugin_driver.py example.com/acc '/dev/acc*'
+"""A device plugin for device nodes, with the library alone.
 
-A pod that asks for `example.com/acc: 1` gets one of the nodes under its own path.
+Run with --resource-name example.com/acc --glob '/dev/acc*': a pod that asks for one gets a node under its path.
 """
 
 import argparse
@@ -40,18 +40,20 @@ class NodePlugin:
 async def main() -> None:
     """Serve until stopped. A failure of devices() ends the process, and its DaemonSet starts another."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("resource", help="extended resource name, for example example.com/acc")
-    options.add_argument("pattern", help="glob of device nodes")
+    options.add_argument(
+        "--resource-name", required=True, help="extended resource, for example example.com/acc"
+    )
+    options.add_argument("--glob", required=True, help="pattern of device nodes")
     options.add_argument("--kubelet-root", type=Path, default=Path("/var/lib/kubelet"))
     options.add_argument("--registration", choices=["watcher", "legacy"], default="watcher")
     given = options.parse_args()
     await DevicePluginServer(
-        NodePlugin(given.pattern),
-        given.resource,
+        NodePlugin(given.glob),
+        given.resource_name,
         registration=given.registration,
         plugins_dir=given.kubelet_root / "device-plugins",
         registry_dir=given.kubelet_root / "plugins_registry",
-        socket_dir=given.kubelet_root / "plugins" / given.resource.replace("/", "_"),
+        socket_dir=given.kubelet_root / "plugins" / given.resource_name.replace("/", "_"),
     ).run()
 
 

@@ -38,7 +38,8 @@ def start(root: Path) -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def started(route: str) -> subprocess.Popen[str]:
-        arguments = ["example.com/acc", f"{root}/acc*", "--kubelet-root", str(root), "--registration", route]
+        arguments = ["--resource-name", "example.com/acc", "--glob", f"{root}/acc*"]
+        arguments += ["--kubelet-root", str(root), "--registration", route]
         process = subprocess.Popen(
             [sys.executable, str(SAMPLE), *arguments],
             stderr=subprocess.PIPE,
