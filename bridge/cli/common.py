@@ -74,12 +74,15 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(width=10_000)  # for a pipe or a file nothing may be cut
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in columns.values():
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row.get(field)) for field in columns))
-    Console(soft_wrap=True).print(table)
+    console.print(table)
 
 
 def _cell(value: object) -> str:
