@@ -40,9 +40,7 @@ class NodePlugin:
 async def main() -> None:
     """Serve until stopped. A failure of devices() ends the process, and its DaemonSet starts another."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--resource-name", required=True, help="extended resource, for example example.com/acc"
-    )
+    options.add_argument("--resource-name", required=True, help="for example example.com/acc")
     options.add_argument("--glob", required=True, help="pattern of device nodes")
     options.add_argument("--kubelet-root", type=Path, default=Path("/var/lib/kubelet"))
     options.add_argument("--registration", choices=["watcher", "legacy"], default="watcher")
