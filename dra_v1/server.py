@@ -242,8 +242,7 @@ class DraServer:
 
     async def start(self) -> None:
         """Serve, and keep the socket in its place. Raises `SocketError`."""
-        self.socket_path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        await self._server.serve()
+        await self._serve()
         if self._health is not None:
             self._health.start()
         self._keeper = asyncio.create_task(self._keep(), name=f"socket of {self._driver_name}")
@@ -259,16 +258,20 @@ class DraServer:
         await self._server.stop(grace)
         await self.service.stop()
 
+    async def _serve(self) -> bool:
+        self.socket_path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return await self._server.serve()
+
     async def _keep(self) -> None:
         watch = FolderWatch(self.socket_path.parent)
         try:
             while True:
-                await watch.wait(RECHECK_SECONDS)
                 try:
-                    if await self._server.serve():
+                    if await self._serve():
                         log.warning("socket served again", extra={"path": str(self.socket_path)})
-                except SocketError as error:
+                except (SocketError, OSError) as error:
                     log.error("socket cannot be served again", extra={"error": str(error)})
+                await watch.wait(RECHECK_SECONDS)
         finally:
             watch.close()
 
