@@ -207,7 +207,7 @@ class Sandbox:
         """Wait for a pod's phase; return the pod."""
 
         def met() -> bool:
-            return dig(self.get("pods", name, namespace), "status.phase") == phase
+            return bool(dig(self.get("pods", name, namespace), "status.phase") == phase)
 
         await self.until(met, f"pod {namespace}/{name} {phase}", within)
         return self.pod(name, namespace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -15,7 +16,10 @@ from bridge.sandbox.tasks import spawn
 from dra_v1.api import dra_v1_pb2 as v1
 from dra_v1.api import dra_v1beta1_pb2 as v1beta1
 from dra_v1.api import dra_v1beta1_pb2_grpc as v1beta1_grpc
-from dra_v1.api.dra_v1_pb2_grpc import DRAPluginAsyncStub, DRAPluginStub
+from dra_v1.api.dra_v1_pb2_grpc import DRAPluginStub
+
+if TYPE_CHECKING:
+    from dra_v1.api.dra_v1_pb2_grpc import DRAPluginAsyncStub
 
 
 class DraCallError(Exception):

@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
 from bridge.sandbox.kubelet.context import dial, rpc_text
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
-from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginAsyncStub, DevicePluginStub
+from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginStub
+
+if TYPE_CHECKING:
+    from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginAsyncStub
+
 
 DIAL_SECONDS = 10.0
 PRE_START_SECONDS = 30.0

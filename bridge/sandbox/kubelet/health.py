@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -14,7 +15,11 @@ from bridge.sandbox.tasks import spawn
 from dra_v1.api import health_v1_pb2 as v1
 from dra_v1.api import health_v1alpha1_pb2 as v1alpha1
 from dra_v1.api import health_v1alpha1_pb2_grpc as v1alpha1_grpc
-from dra_v1.api.health_v1_pb2_grpc import DRAResourceHealthAsyncStub, DRAResourceHealthStub
+from dra_v1.api.health_v1_pb2_grpc import DRAResourceHealthStub
+
+if TYPE_CHECKING:
+    from dra_v1.api.health_v1_pb2_grpc import DRAResourceHealthAsyncStub
+
 
 DEFAULT_TIMEOUT = 30.0
 MESSAGE_LIMIT = 1024

@@ -29,6 +29,7 @@ from bridge.sandbox.kubelet.pods import Parts, PodWorker
 from bridge.sandbox.kubelet.runtime import Runtime
 from bridge.sandbox.kubelet.status import NodeStatus, StatusWriter
 from bridge.sandbox.kubelet.watcher import Handler, PluginRefused, PluginWatcher
+from bridge.sandbox.tasks import spawn
 
 
 class _DevicePlugins:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -21,7 +21,11 @@ from bridge.sandbox.kubelet.context import Context, dial, rpc_text
 from bridge.sandbox.kubelet.endpoint import DIAL_SECONDS
 from bridge.sandbox.tasks import spawn
 from dra_v1.api import pluginregistration_pb2 as pb
-from dra_v1.api.pluginregistration_pb2_grpc import RegistrationAsyncStub, RegistrationStub
+from dra_v1.api.pluginregistration_pb2_grpc import RegistrationStub
+
+if TYPE_CHECKING:
+    from dra_v1.api.pluginregistration_pb2_grpc import RegistrationAsyncStub
+
 
 GET_INFO_SECONDS = 1.0
 NOTIFY_SECONDS = 5.0
