@@ -53,16 +53,19 @@ def plugin_sockets(driver_name: str, root: Path = KUBELET_ROOT, pod_uid: str | N
     own, registry = root / "plugins" / driver_name, root / "plugins_registry"
     if pod_uid is None:
         return PluginSockets(own / "dra.sock", fitting_path(registry, f"{driver_name}-reg"))
-    return PluginSockets(fitting_path(own, f"dra-{pod_uid}"), _rolling_path(registry, driver_name, pod_uid))
-
-
-def _rolling_path(registry: Path, driver_name: str, pod_uid: str) -> Path:
-    names = (
+    endpoint = _first_fit(own, f"dra-{pod_uid}.sock", f"dra-{_short_hash(pod_uid, 6)}.sock")
+    registration = _first_fit(
+        registry,
         f"{driver_name}-{pod_uid}-reg.sock",
         f"{driver_name}-{_short_hash(pod_uid, 8)}-reg.sock",
         f"dra-{_short_hash(chr(0).join((driver_name, pod_uid)), 16)}-reg.sock",
     )
-    return next((registry / name for name in names if fits(registry / name)), registry / names[-1])
+    return PluginSockets(endpoint, registration)
+
+
+def _first_fit(folder: Path, *names: str) -> Path:
+    """The first name whose path a socket can have, else the last: binding it will say what is wrong."""
+    return next((folder / name for name in names if fits(folder / name)), folder / names[-1])
 
 
 def _short_hash(text: str, size: int) -> str:
