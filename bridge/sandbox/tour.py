@@ -90,7 +90,17 @@ class Tour:
         """The device nodes that a pod's container got."""
         container = self.sandbox.container(pod)
         assert container is not None and container.running, f"pod {pod} has no running container"
-        return sorted(node.path for node in container.got.devices)
+        return sorted(node.container_path for node in container.got.nodes)
+
+    async def refused_by_scheduler(self, pod: str) -> str:
+        """Wait until the scheduler finds no device for a pod; its reason."""
+        since = 0
+        while True:
+            seen = await self.sandbox.observe.wait("Unschedulable", f"default/{pod}", since=since)
+            reason = str(seen.facts.get("reason", ""))
+            if "waiting for the claim" not in reason:
+                return reason
+            since = list(self.sandbox.observe).index(seen) + 1
 
     def newest_listing(self) -> dict[str, object]:
         """What the kubelet last heard through ListAndWatch."""
@@ -115,7 +125,8 @@ async def registered(story: Tour) -> str:
     await story.sandbox.wait_allocatable(RESOURCE, 2)
     story.sandbox.create_class(GROUP, DRIVER)
     story.sandbox.create_template(GROUP, make.request(GROUP))
-    return f"device plugin {plugin.about}: node allocatable {story.sandbox.allocatable(RESOURCE)}\nDRA driver {driver.about}"
+    allocatable = story.sandbox.allocatable(RESOURCE)
+    return f"device plugin {plugin.about}: node allocatable {allocatable}\nDRA driver {driver.about}"
 
 
 async def by_extended_resource(story: Tour) -> str:
@@ -143,11 +154,10 @@ async def by_claim(story: Tour) -> str:
 
 async def must_wait(story: Tour) -> str:
     """Nothing is handed out twice."""
-    since = len(story.sandbox.observe)
     story.sandbox.create_pod(make.pod("third", templates={"acc": GROUP}))
-    seen = await story.sandbox.observe.wait("Unschedulable", "default/third", since=since)
+    seen = await story.refused_by_scheduler("third")
     assert dig(story.sandbox.pod("third"), "status.phase") == "Pending"
-    return f"pod third is Pending: {_facts(seen.facts)}"
+    return f"pod third is Pending: {seen}"
 
 
 async def hot_plug(story: Tour) -> str:
@@ -181,7 +191,8 @@ async def kubelet_restart(story: Tour) -> str:
     await story.sandbox.observe.wait("DriverRegistered", DRIVER, since=since)
     await story.sandbox.until(lambda: bool(story.offered()), "slices back")
     _still_running(story)
-    return f"both planes registered again; slices back: {', '.join(story.offered())}\npods kept running: {', '.join(PODS)}"
+    slices = ", ".join(story.offered())
+    return f"both planes registered again; slices back: {slices}\npods kept running: {', '.join(PODS)}"
 
 
 async def daemon_killed(story: Tour) -> str:
@@ -202,7 +213,7 @@ async def daemon_killed(story: Tour) -> str:
 async def released(story: Tour) -> str:
     """A pod ends, and the one that must wait gets its device."""
     story.sandbox.create_pod(make.pod("fourth", templates={"acc": GROUP}))
-    await story.sandbox.observe.wait("Unschedulable", "default/fourth")
+    await story.refused_by_scheduler("fourth")
     story.sandbox.delete_pod("tomorrow")
     await story.sandbox.wait_phase("fourth", "Running")
     return f"pod tomorrow ended; pod fourth got {', '.join(story.nodes_of('fourth'))}\n" + _ledger_lines(

@@ -25,7 +25,9 @@ class Tree:
         self.new_boot()
 
     def at(self, path: str) -> Path:
-        """Return where a host path lies."""
+        """Return where a host path lies; a path in the tree, as the daemon gives it to containers, is itself."""
+        if Path(path).is_relative_to(self.root):
+            return Path(path)
         return self.root / path.lstrip("/")
 
     def add(self, *paths: str) -> None:
