@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -148,10 +149,10 @@ class SlicePublisher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._fail_waiters(asyncio.CancelledError())
+        self._fail_waiters(RuntimeError("the slice publisher was stopped"))
 
     def offer(self, pools: Sequence[Pool]) -> tuple[PublishError, ...]:
-        """Say what is wanted from now on, without waiting; the devices that cannot be published.
+        """Say what is wanted from now on, without waiting; why which devices cannot be published.
 
         Raises:
             PublishError: a pool as a whole cannot be published; what was offered before stays wanted.
@@ -175,7 +176,7 @@ class SlicePublisher:
         Raises:
             PublishError: a pool as a whole cannot be published.
             NoResourceApi: the cluster has no DRA.
-            RuntimeError: the publisher does not run.
+            RuntimeError: the publisher does not run, or not any longer.
         """
         if not self._tasks:
             raise RuntimeError("the slice publisher was not started, or it was stopped")
@@ -225,11 +226,9 @@ class SlicePublisher:
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until the API server answers again."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._mirror.answered.wait()
-        except TimeoutError:
-            pass
 
     async def _converge(self, wanted: Sequence[WantedPool], version: int) -> None:
         for _ in range(_ROUNDS):
@@ -271,11 +270,11 @@ class SlicePublisher:
             await asyncio.sleep(wait_s)
 
     async def _write_all(self, writes: Sequence[Write]) -> bool:
-        """Make the writes at once; True if something else was stored than we thought. Raises the worst error."""
+        """Make the writes at once; True if something else was stored than we thought. Raises the first error."""
         made = await asyncio.gather(*(self._write_one(write) for write in writes), return_exceptions=True)
-        errors = [one for one in made if isinstance(one, BaseException)]
-        if errors:
-            raise errors[0]
+        for one in made:
+            if isinstance(one, BaseException):
+                raise one
         return any(made)
 
     async def _write_one(self, write: Write) -> bool:
@@ -398,4 +397,4 @@ class SlicePublisher:
         waiters, self._waiters = self._waiters, []
         for _, waiter in waiters:
             if not waiter.done():
-                waiter.cancel() if isinstance(error, asyncio.CancelledError) else waiter.set_exception(error)
+                waiter.set_exception(error)
