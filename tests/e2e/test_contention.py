@@ -96,7 +96,18 @@ def run_jobs(stage: Stage, group: Group, command: Any) -> None:
         jobs.append(
             job(f"dra-{number}", claims, claims=[PodClaim("device", template="one")], labels={"plane": "dra"})
         )
-    stage.apply(*jobs)
+    # All at once means: no pod is placed before the last one is there.
+    stage.cluster.stop_component("kube-scheduler")
+    try:
+        stage.apply(*jobs)
+        stage.wait_for(
+            lambda: len(stage.cluster.list("Pod", stage.namespace)) == JOBS, 60, "all pods to be made"
+        )
+        stage.wait_for(
+            lambda: len(stage.cluster.list("ResourceClaim", stage.namespace)) == JOBS // 2, 60, "all claims"
+        )
+    finally:
+        stage.cluster.start_component("kube-scheduler")
     stage.wait_for(lambda: completed(stage) == JOBS, LIMIT_S, "all Jobs to complete")
 
 
