@@ -5,15 +5,16 @@ Failures are counted in the same place as successes, so that no path is left out
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import logging
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bridge.ledger.holds import Plane
+from bridge.ledger.holds import Account, Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes.projection import free_units, units_of
+from bridge.planes.roster import Roster
 from bridge.planes.rosters import Rosters
 
 log = logging.getLogger("bridge.hand-out")
@@ -73,13 +74,18 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, rosters: Rosters, ledger: Ledger) -> None:
-        """Count devices by state, now and whenever asked."""
-        for group in rosters.pulses:
-            for state in DEVICE_STATES:
-                self.devices.labels(group, state).set_function(
-                    functools.partial(_count, rosters, ledger, group, state)
-                )
+    async def follow(self, rosters: Rosters, ledger: Ledger) -> None:
+        """Keep the counts of devices current, until cancelled; a burst of changes costs one count a second.
+
+        Counted here and not when scraped: that is another thread, and the account belongs to the event loop.
+        """
+        with rosters.any.listen() as changes:
+            while True:
+                for group in rosters.pulses:
+                    for state, count in count_by_state(rosters.of(group), ledger.account).items():
+                        self.devices.labels(group, state).set(count)
+                await changes.wait()
+                await asyncio.sleep(1)
 
     def request(self, verb: str, resource: str, code: int, seconds: float) -> None:
         """Count a request to the API server."""
@@ -90,23 +96,23 @@ class Metrics:
         self.evidence.labels(source).set(yes)
 
 
-DEVICE_STATES = ("free", "device-plugin", "dra", "unhealthy", "quarantined")
+def count_by_state(roster: Roster, account: Account) -> dict[str, int]:
+    """How many shares of a group are free, held by each plane, unhealthy, quarantined. Pure.
 
-
-def _count(rosters: Rosters, ledger: Ledger, group: str, state: str) -> int:
-    """How many shares of a group are in a state. Runs in the thread that is scraped: reads, never writes."""
-    roster, account = rosters.of(group), ledger.account
-    if state in tuple(Plane):
-        return sum(units_of(hold, roster) for hold in account.of_group(Plane(state), group))
-    found = 0
+    A held share of an unhealthy or quarantined device counts as held.
+    """
+    counts = dict.fromkeys(("free", *Plane, "unhealthy", "quarantined"), 0)
+    for plane in Plane:
+        counts[plane] = sum(units_of(hold, roster) for hold in account.of_group(plane, roster.group.name))
     for device in roster.devices:
-        if account.quarantine_of(group, device.name) is not None:
-            found += device.shares if state == "quarantined" else 0
+        room = free_units(roster, account, device)
+        if account.quarantine_of(device.group, device.name) is not None:
+            counts["quarantined"] += room
         elif not device.health.ok:
-            found += device.shares if state == "unhealthy" else 0
-        elif state == "free":
-            found += free_units(roster, account, device)
-    return found
+            counts["unhealthy"] += room
+        else:
+            counts["free"] += room
+    return counts
 
 
 class MetricsReport:

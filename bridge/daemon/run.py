@@ -65,7 +65,6 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         inventory = await anext(changes)
         _tell_problems(inventory)
         rosters = Rosters(config.groups, inventory, ledger)
-        metrics.watch(rosters, ledger)
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
         await _restore_cdi(cdi, config, rosters, ledger)
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
@@ -95,6 +94,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             inventory=_follow(scanner, changes, rosters, cdi),
             reconciler=reconciler.run(),
             heartbeat=checks.beat(),
+            metrics=metrics.follow(rosters, ledger),
         )
         log.info("stopping", extra={"holds": len(ledger.account)})
 

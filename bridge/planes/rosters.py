@@ -11,13 +11,19 @@ from bridge.platform.pulse import Pulse
 
 
 class Rosters:
-    """Current rosters by group. Single event loop."""
+    """Current rosters by group. Single event loop.
+
+    Attributes:
+        inventory: what they were made from.
+        pulses: by group, rung at each change that concerns it; `any` at each change at all.
+    """
 
     def __init__(self, groups: tuple[Group, ...], inventory: Inventory, ledger: Ledger) -> None:
         self._groups = groups
         self._ledger = ledger
         self.inventory = inventory
         self.pulses: dict[str, Pulse] = {group.name: Pulse() for group in groups}
+        self.any = Pulse()
         self._rosters: dict[str, Roster] = {}
         self._by_part: dict[str, frozenset[str]] = {}
         self.take(inventory)
@@ -37,7 +43,7 @@ class Rosters:
         self._by_part = {part: frozenset(names) for part, names in by_part.items()}
         for group in self._groups:
             self._build(group)
-        for pulse in self.pulses.values():
+        for pulse in (*self.pulses.values(), self.any):
             pulse.ring()
 
     def preview(self, inventory: Inventory) -> tuple[Roster, ...]:
@@ -80,6 +86,7 @@ class Rosters:
             if self._rosters[group.name].remembers:
                 self._build(group)
             self.pulses[group.name].ring()
+        self.any.ring()
 
 
 def without_new(inventory: Inventory, known: Inventory) -> Inventory:
