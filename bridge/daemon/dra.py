@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from bridge.daemon.metrics import Metrics
@@ -14,9 +13,6 @@ from bridge.planes.slices import pool_of
 from dra_v1.plugin import DraPlugin
 
 log = logging.getLogger(__name__)
-
-PACE_S = 0.005
-"""Changes within so many seconds make one projection: a burst must not cost a projection for each hold."""
 
 _CONSUMABLE_FIELDS = frozenset({"allowMultipleAllocations", "capacity.requestPolicy"})
 
@@ -53,7 +49,6 @@ class SliceFeed:
                     last = view
                     plugin.offer_pools([pool_of(plugin.node_name, view)])
                 await changes.wait()
-                await asyncio.sleep(PACE_S)
 
     def registered(self, yes: bool) -> None:
         """Note whether the kubelet has the driver."""

@@ -7,6 +7,10 @@ import contextlib
 from collections.abc import Iterator
 
 
+PACE_S = 0.005
+"""What pulses within so many seconds is one pulse: a burst must not cost a projection for each hold of it."""
+
+
 class Listening:
     """One listener's end. What pulses while it is busy is one pulse."""
 
@@ -18,8 +22,9 @@ class Listening:
         self._event.set()
 
     async def wait(self) -> None:
-        """Return at the next pulse, or at once if there was one since the last return."""
+        """Return soon after the next pulse, or after one since the last return."""
         await self._event.wait()
+        await asyncio.sleep(PACE_S)
         self._event.clear()
 
 
