@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-
 PACE_S = 0.005
 """What pulses within so many seconds is one pulse: a burst must not cost a projection for each hold of it."""
 
