@@ -102,20 +102,24 @@ class Tour:
                 return reason
             since = list(self.sandbox.observe).index(seen) + 1
 
-    def newest_listing(self) -> dict[str, object]:
-        """What the kubelet last heard through ListAndWatch."""
-        return self.sandbox.observe.of("DevicesListed", RESOURCE)[-1].facts
+    async def listed(self, healthy: int, unhealthy: int) -> str:
+        """Wait until the kubelet's newest list through ListAndWatch has these counts."""
+        wanted = {"healthy": healthy, "unhealthy": unhealthy}
+        while True:
+            since = len(self.sandbox.observe)
+            newest = self.sandbox.observe.of("DevicesListed", RESOURCE)[-1:]
+            if newest and newest[0].facts == wanted:
+                return _facts(wanted)
+            await self.sandbox.observe.wait("DevicesListed", RESOURCE, since=since)
 
 
 async def discovery(story: Tour) -> str:
     """Two accelerators, found."""
     story.sandbox.tree.add_many(POOL, 2)
-    since = len(story.sandbox.observe)
     await story.daemon.start()
-    await story.sandbox.observe.wait("DevicesListed", RESOURCE, since=since)
-    listed = story.newest_listing()
+    listed = await story.listed(2, 0)
     await story.offers("crypto-acc0", "crypto-acc1")
-    return f"ListAndWatch: {_facts(listed)}\nResourceSlice: {', '.join(story.offered())}"
+    return f"ListAndWatch: {listed}\nResourceSlice: {', '.join(story.offered())}"
 
 
 async def registered(story: Tour) -> str:
@@ -171,16 +175,13 @@ async def hot_unplug(story: Tour) -> str:
     """A device vanishes while a pod holds it."""
     held = next(device for device, (plane, _) in story.ledger().items() if plane is Plane.DEVICE_PLUGIN)
     path = POOL.format(held[-1])
-    before = story.newest_listing()["healthy"]
+    await story.listed(1, 2)
     story.sandbox.tree.remove(path)
-    await story.sandbox.until(
-        lambda: story.newest_listing()["healthy"] != before, "the loss of a healthy device"
-    )
-    lost = story.newest_listing()
+    gone = await story.listed(0, 3)
     assert held in story.ledger(), f"the ledger forgot {held}"
     story.sandbox.tree.add(path)
-    await story.sandbox.until(lambda: story.newest_listing()["healthy"] == before, "the device being back")
-    return f"{path} gone: {_facts(lost)}, still held in the ledger\n{path} back: {_facts(story.newest_listing())}"
+    back = await story.listed(1, 2)
+    return f"{path} gone: {gone}, still held in the ledger\n{path} back: {back}"
 
 
 async def kubelet_restart(story: Tour) -> str:
