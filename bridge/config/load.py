@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
-
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from bridge.config.model import (
     KIND,
@@ -34,7 +32,7 @@ from bridge.config.names import (
 )
 from bridge.config.source import Source, SyntaxFault, read
 from bridge.devices.kinds import KINDS
-from bridge.devices.schema import FieldError, Strict, field_errors, unknown_name
+from bridge.devices.schema import NOT_EMPTY, Check, FieldError, Invalid, decode, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +85,11 @@ def _split(value: object) -> object:
             return value
 
 
-class _Split(Strict):
-    device_plugin: Annotated[
-        int | str | list[str],
-        BeforeValidator(_split),
-        Field(description="a percentage like 50%, a number, or names and patterns; the rest goes to DRA"),
-    ]
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The device plugin's devices: a percentage like 50%, a number, or names and patterns; the rest goes to DRA."""
+
+    device_plugin: Annotated[int | str | tuple[str, ...], Check(_split, first=True)]
 
     def partition(self) -> Partition:
         match self.device_plugin:
@@ -101,38 +98,42 @@ class _Split(Strict):
             case str(text):
                 return Percent(int(text.removesuffix("%")))
             case patterns:
-                return Names(tuple(patterns))
+                return Names(patterns)
 
 
-class _Group(Strict):
-    name: Annotated[str, AfterValidator(check_group)]
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One set of interchangeable devices."""
+
+    name: Annotated[str, Check(check_group)]
     kind: str
-    resource_name: Annotated[str, AfterValidator(check_resource)] | None = None
-    driver_name: Annotated[str, AfterValidator(check_driver)] | None = None
+    resource_name: Annotated[str, Check(check_resource)] | None = None
+    driver_name: Annotated[str, Check(check_driver)] | None = None
     mode: Mode | None = None
     sharing: Sharing = Sharing.SHARED
     partition: _Split | None = None
-    binding: Annotated[Binding, BeforeValidator(_on_off)] = Binding.AUTO
+    binding: Annotated[Binding, Check(_on_off, first=True)] = Binding.AUTO
     registration: Registration = Registration.WATCHER
-    options: dict[str, object] = Field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _split_fits(self) -> _Group:
+    def __post_init__(self) -> None:
         if self.sharing is Sharing.PARTITION and self.partition is None:
             raise ValueError(
                 "sharing: partition needs partition.devicePlugin, the devices of the device plugin"
             )
         if self.sharing is not Sharing.PARTITION and self.partition is not None:
             raise ValueError("partition is used with sharing: partition only; write that, or leave it out")
-        return self
 
 
-class _File(Strict):
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The configuration of one bridge."""
+
     api_version: Literal["device-bridge.io/v1alpha1"]
     kind: Literal["BridgeConfig"]
+    groups: Annotated[tuple[_Group, ...], NOT_EMPTY]
     mode: Mode = Mode.DUAL
-    groups: Annotated[list[_Group], Field(min_length=1)]
-    daemon: Daemon = Field(default_factory=Daemon)
+    daemon: Daemon = field(default_factory=Daemon)
 
 
 def load(path: Path) -> Config:
@@ -169,9 +170,9 @@ def parse(text: str, *, source: str = "configuration") -> Config:
         raise ConfigErrors(source, [ConfigError("", message)])
     errors = [*document.duplicates]
     try:
-        file = _File.model_validate(document.data)
-    except ValidationError as error:
-        errors += field_errors(_File, error)
+        file = decode(_File, document.data)
+    except Invalid as error:
+        errors += error.errors
         file = None
     options = _options(document.data, errors)
     _clashes(document.data, errors)
@@ -186,26 +187,28 @@ def parse(text: str, *, source: str = "configuration") -> Config:
 
 def schema() -> dict[str, object]:
     """The JSON Schema of the file, the options of every kind included."""
-    base = _File.model_json_schema(by_alias=True)
-    definitions = base.setdefault("$defs", {})
+    from bridge.devices.json_schema import json_schema  # the daemon never asks for it
+
+    base, definitions = json_schema(_File)
     branches: list[object] = []
     for kind in KINDS.values():
-        options = kind.options.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
-        definitions |= options.pop("$defs", {})
-        definitions[kind.options.__name__] = options
+        options, below = json_schema(kind.options)
+        name = kind.options.__name__
+        definitions |= below | {name: options}
         branches.append(
             {
                 "if": {"properties": {"kind": {"const": kind.name}}},
-                "then": {"properties": {"options": {"$ref": f"#/$defs/{kind.options.__name__}"}}},
+                "then": {"properties": {"options": {"$ref": f"#/$defs/{name}"}}},
             }
         )
-    group = definitions["_Group"]
+    group = definitions[_Group.__name__]
     group["properties"]["kind"] = {"enum": list(KINDS)}
     group["allOf"] = branches
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **base, "title": KIND}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": KIND}
+    return {**head, **base, "$defs": definitions}
 
 
-def _group(written: _Group, mode: Mode, options: BaseModel) -> Group:
+def _group(written: _Group, mode: Mode, options: object) -> Group:
     return Group(
         name=written.name,
         kind=written.kind,
@@ -228,9 +231,9 @@ def _raw_groups(data: Mapping[str, object]) -> list[tuple[int, Mapping[str, obje
     return [(i, group) for i, group in enumerate(groups) if isinstance(group, dict)]
 
 
-def _options(data: Mapping[str, object], errors: list[FieldError]) -> dict[int, BaseModel]:
+def _options(data: Mapping[str, object], errors: list[FieldError]) -> dict[int, object]:
     """Each group's options by its kind's own schema."""
-    valid: dict[int, BaseModel] = {}
+    valid: dict[int, object] = {}
     for i, group in _raw_groups(data):
         name = group.get("kind")
         if not isinstance(name, str):
@@ -247,9 +250,9 @@ def _options(data: Mapping[str, object], errors: list[FieldError]) -> dict[int, 
         if not isinstance(raw, dict):
             continue  # told by the group's own schema
         try:
-            valid[i] = kind.options.model_validate(raw)
-        except ValidationError as error:
-            errors += field_errors(kind.options, error, ("groups", i, "options"))
+            valid[i] = decode(kind.options, raw, ("groups", i, "options"))
+        except Invalid as error:
+            errors += error.errors
     return valid
 
 
@@ -260,11 +263,11 @@ def _clashes(data: Mapping[str, object], errors: list[FieldError]) -> None:
         ("resourceName", "extended resource", default_resource),
         ("driverName", "driver", default_driver),
     ]
-    for field, what, default in names:
+    for name, what, default in names:
         users: dict[str, list[int]] = defaultdict(list)
         defaulted: set[str] = set()
         for i, group in _raw_groups(data):
-            value = group.get(field)
+            value = group.get(name)
             own = group.get("name")
             if value is None and default is not None and isinstance(own, str) and own not in defaulted:
                 defaulted.add(own)  # of two groups with one name, that is told, not what follows from it
@@ -276,7 +279,7 @@ def _clashes(data: Mapping[str, object], errors: list[FieldError]) -> None:
                 owner = f"groups[{positions[0]}]"
                 errors.append(
                     FieldError(
-                        f"groups[{i}].{field}", f"{owner} has the {what} {value!r} already; take another"
+                        f"groups[{i}].{name}", f"{owner} has the {what} {value!r} already; take another"
                     )
                 )
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, field_validator
-from pydantic import Strict as StrictType
-
 from bridge.devices.model import natural_key
 from bridge.devices.nodes import matches
-from bridge.devices.schema import Strict
+from bridge.devices.schema import Check, between, plain
 
 API_VERSION = "device-bridge.io/v1alpha1"
 KIND = "BridgeConfig"
-
-Seconds = Annotated[float, StrictType()]
 
 
 class Mode(StrEnum):
@@ -123,7 +118,7 @@ class Group:
     partition: Partition | None
     binding: Binding
     registration: Registration
-    options: BaseModel
+    options: object
 
     def dump(self) -> dict[str, object]:
         """As in the file, defaults filled in."""
@@ -138,52 +133,57 @@ class Group:
             **split,
             "binding": self.binding.value,
             "registration": self.registration.value,
-            "options": _plain(self.options),
+            "options": plain(self.options),
         }
 
 
-class Cdi(Strict):
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, not {str(path)!r}")
+    return path
+
+
+def _socket_path(value: str) -> str:
+    if value and not value.removeprefix("unix://").startswith("/"):
+        raise ValueError(f"must be an absolute path (unix:// before it is allowed), or empty, not {value!r}")
+    return value.removeprefix("unix://")
+
+
+def _host_and_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    well_formed = colon and port.isascii() and port.isdigit() and (bracketed or ":" not in host)
+    if value and not (well_formed and int(port) < 65536):
+        raise ValueError(f"must be HOST:PORT like 127.0.0.1:9464, or empty for no metrics, not {value!r}")
+    return value
+
+
+Folder = Annotated[Path, Check(_absolute)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cdi:
     """Where CDI files go: those of groups must outlive a reboot, those of claims must not."""
 
-    static_dir: Path = Path("/etc/cdi")
-    dynamic_dir: Path = Path("/var/run/cdi")
-
-    _absolute = field_validator("static_dir", "dynamic_dir")(lambda path: _absolute(path))
+    static_dir: Folder = Path("/etc/cdi")
+    dynamic_dir: Folder = Path("/var/run/cdi")
 
 
-class Daemon(Strict):
-    """Settings of the daemon itself."""
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Settings of the daemon itself. `stateDir` is below `kubeletRoot` unless it is given."""
 
-    kubelet_root: Path = Path("/var/lib/kubelet")
-    state_dir: Path = Field(
-        default_factory=lambda data: data.get("kubelet_root", Path("/")) / "plugins" / "device-bridge"
-    )
+    kubelet_root: Folder = Path("/var/lib/kubelet")
+    state_dir: Folder = field(default_factory=Path)
     cdi: Cdi = Cdi()
-    cri_socket: str = ""
-    metrics_address: str = "127.0.0.1:9464"
-    rescan_seconds: Annotated[Seconds, Field(ge=1, le=86400)] = 60
-    release_grace_seconds: Annotated[Seconds, Field(ge=0, le=86400)] = 60
+    cri_socket: Annotated[str, Check(_socket_path)] = ""
+    metrics_address: Annotated[str, Check(_host_and_port)] = "127.0.0.1:9464"
+    rescan_seconds: Annotated[float, between(1, 86400)] = 60
+    release_grace_seconds: Annotated[float, between(0, 86400)] = 60
 
-    _absolute = field_validator("kubelet_root", "state_dir")(lambda path: _absolute(path))
-
-    @field_validator("cri_socket")
-    @classmethod
-    def _socket_path(cls, value: str) -> str:
-        if value and not value.removeprefix("unix://").startswith("/"):
-            raise ValueError(
-                f"must be an absolute path (unix:// before it is allowed), or empty, not {value!r}"
-            )
-        return value.removeprefix("unix://")
-
-    @field_validator("metrics_address")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        host, colon, port = value.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        well_formed = colon and port.isascii() and port.isdigit() and (bracketed or ":" not in host)
-        if value and not (well_formed and int(port) < 65536):
-            raise ValueError(f"must be HOST:PORT like 127.0.0.1:9464, or empty for no metrics, not {value!r}")
-        return value
+    def __post_init__(self) -> None:
+        if self.state_dir == Path():  # nobody can write that: it is not absolute
+            object.__setattr__(self, "state_dir", self.kubelet_root / "plugins" / "device-bridge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +218,5 @@ class Config:
             "kind": KIND,
             "mode": self.mode.value,
             "groups": [group.dump() for group in self.groups],
-            "daemon": _plain(self.daemon),
+            "daemon": plain(self.daemon),
         }
-
-
-def _plain(model: BaseModel) -> Mapping[str, object]:
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"must be an absolute path, not {str(path)!r}")
-    return path

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pydantic import BaseModel
-
 from bridge.devices.kinds import KINDS
 from bridge.devices.kinds.base import Found, Watches
 from bridge.devices.model import Device, Inventory, Problem
@@ -32,7 +30,7 @@ class GroupSpec(Protocol):
         """A key of `KINDS`."""
 
     @property
-    def options(self) -> BaseModel:
+    def options(self) -> object:
         """Of the kind's options type."""
 
 

@@ -1,28 +1,30 @@
-"""Strict decoding of what people write: one base model, and errors with field paths in plain words.
+"""Strict decoding of what people write into frozen dataclasses: every error at once, with field paths.
 
-Used for the configuration file and for the opaque parameters of claims. Nothing unknown is dropped in
-silence.
+Used for the configuration file, the opaque parameters of claims and what the ledger stores. Fields are written in
+camelCase; nothing unknown is dropped in silence, and nothing is converted: `"4"` is no number, `true` is not 1.
+A library for this would cost every node more memory than the rest of the daemon's own code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import re
+import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
+T = TypeVar("T")
+
+Place = tuple[int | str, ...]
+"""Where a value stands: `("groups", 1, "options")`."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown fields; fields are written in camelCase."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, validate_default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,117 @@ class FieldError:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-def field_path(loc: Sequence[int | str]) -> str:
+class Invalid(ValueError):
+    """A value that is not what it should be.
+
+    Attributes:
+        errors: everything that is wrong, one for each path.
+    """
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """A check of one field, in its type: `Annotated[str, Check(absolute)]`.
+
+    Attributes:
+        function: takes the value and returns it or a normal form of it; its ValueError says what is wrong.
+        schema: what JSON Schema can say of it.
+        first: runs before the type is looked at, on what is written.
+    """
+
+    function: Callable[[Any], object]
+    schema: Mapping[str, object] = field(default_factory=dict)
+    first: bool = False
+
+
+def between(least: int, most: int | None = None) -> Check:
+    """A number in a range, both ends included."""
+
+    def check(value: float) -> float:
+        if not value >= least:
+            raise ValueError(f"must be greater than or equal to {least}, not {value!r}")
+        if most is not None and not value <= most:
+            raise ValueError(f"must be less than or equal to {most}, not {value!r}")
+        return value
+
+    return Check(check, {"minimum": least} if most is None else {"minimum": least, "maximum": most})
+
+
+def matching(pattern: str, *, longest: int) -> Check:
+    """A text of limited length that matches a pattern as a whole."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must match the pattern {pattern}, not {value!r}")
+        if len(value) > longest:
+            raise ValueError(f"must have at most {longest} characters, not {len(value)}: {value!r}")
+        return value
+
+    return Check(check, {"pattern": f"^{pattern}$", "maxLength": longest})
+
+
+def _not_empty(value: Sequence[object]) -> Sequence[object]:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+NOT_EMPTY = Check(_not_empty, {"minItems": 1})
+"""A list with at least one item."""
+
+
+def decode(model: type[T], raw: object, at: Place = ()) -> T:
+    """Make a dataclass of what is written.
+
+    A type's own rule over several fields is its `__post_init__`, which raises ValueError.
+
+    Args:
+        model: a dataclass of texts, numbers, paths, enums, literals, tuples, mappings, unions and dataclasses.
+        raw: as JSON or YAML has it.
+        at: where it stands, for the paths of errors.
+
+    Raises:
+        Invalid: with every error there is.
+    """
+    value: T = _record(model, raw, at)
+    return value
+
+
+def plain(value: object, *, defaults: bool = True) -> object:
+    """What `decode` takes, of a value that it made: fields that are None are left out.
+
+    Args:
+        value: a dataclass, or anything that its fields may be.
+        defaults: whether fields that have their default are written.
+    """
+    match value:
+        case Enum():
+            return value.value
+        case Path():
+            return str(value)
+        case tuple():
+            return [plain(item, defaults=defaults) for item in value]
+        case Mapping():
+            return {key: plain(item, defaults=defaults) for key, item in value.items()}
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            written = ((one, getattr(value, one.name)) for one in dataclasses.fields(value))
+            return {
+                camel(one.name): plain(item, defaults=defaults)
+                for one, item in written
+                if item is not None and (defaults or item != default_of(one))
+            }
+        case _:
+            return value
+
+
+def field_path(place: Place) -> str:
     """`("groups", 1, "options")` -> `groups[1].options`; a name that is no identifier stands in brackets."""
     path = ""
-    for piece in loc:
+    for piece in place:
         if isinstance(piece, int):
             path += f"[{piece}]"
         elif _IDENTIFIER.fullmatch(piece):
@@ -54,106 +163,195 @@ def field_path(loc: Sequence[int | str]) -> str:
     return path
 
 
-def field_errors(
-    model: type[BaseModel], error: ValidationError, prefix: Sequence[int | str] = ()
-) -> tuple[FieldError, ...]:
-    """Every error of a validation, with paths below `prefix`; one for each path, its alternatives joined."""
-    found: dict[str, list[str]] = {}
-    all_details = error.errors(include_url=False)
-    for details in all_details:
-        loc = tuple(details["loc"])
-        if details["type"] == "default_factory_not_called":
-            continue  # it follows from another field, whose own error is told
-        if details["type"] == "too_short" and any(
-            len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in all_details
-        ):
-            continue  # its items are wrong, which is told of each
-        messages = found.setdefault(field_path((*prefix, *_written(model, loc))), [])
-        message = _message(model, loc, details)
-        if message not in messages:
-            messages.append(message)
-    return tuple(FieldError(path, ", or ".join(messages)) for path, messages in found.items())
-
-
 def unknown_name(name: str, known: Sequence[str]) -> str:
     """What to say of a name that is not among the known ones: a likely one, or all."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
 
-def _message(model: type[BaseModel], loc: tuple[int | str, ...], details: ErrorDetails) -> str:
-    match details["type"]:
-        case "extra_forbidden":
-            known = [field for owner in _models_at(model, loc[:-1]) for field in _fields(owner)]
-            return f"unknown field; {unknown_name(str(loc[-1]), known)}"
-        case "missing":
-            return "is required"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"must be a mapping, not {_type_name(details['input'])}"
-        case "list_type" | "tuple_type":
-            return f"must be a list, not {_type_name(details['input'])}"
-        case "too_short":
-            return "must not be empty"
-        case "value_error":
-            return details["msg"].removeprefix("Value error, ")
-        case "enum" | "literal_error":
-            return f"must be {details.get('ctx', {}).get('expected', '')}, not {details['input']!r}"
-        case _:
-            text = details["msg"].removeprefix("Input ").replace("should be", "must be")
-            return f"{text}, not {details['input']!r}" if _scalar(details["input"]) else text
+def camel(name: str) -> str:
+    """`container_path` -> `containerPath`."""
+    head, *rest = name.split("_")
+    return head + "".join(piece.capitalize() for piece in rest)
 
 
-def _scalar(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+@functools.cache
+def hints_of(model: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, `Annotated` kept."""
+    return typing.get_type_hints(model, include_extras=True)
 
 
-def _type_name(value: object) -> str:
+def default_of(one: dataclasses.Field[Any]) -> object:
+    """A field's default; `dataclasses.MISSING` where it is required."""
+    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+
+
+class _Faults:
+    """Errors, collected over the parts of a value."""
+
+    def __init__(self) -> None:
+        self.found: list[FieldError] = []
+
+    def read(self, hint: Any, raw: object, place: Place) -> Any:
+        """The part, or None and its errors are noted."""
+        try:
+            return _read(hint, raw, place)
+        except Invalid as error:
+            self.found += error.errors
+            return None
+
+    def tell(self) -> None:
+        if self.found:
+            raise Invalid(self.found)
+
+
+def _refuse(place: Place, message: str) -> NoReturn:
+    raise Invalid([FieldError(field_path(place), message)])
+
+
+def _read(hint: Any, raw: object, place: Place) -> Any:
+    if reader := _GENERIC.get(typing.get_origin(hint)):
+        return reader(hint, raw, place)
+    if dataclasses.is_dataclass(hint):
+        return _record(hint, raw, place)
+    if issubclass(hint, Enum):
+        return hint(_one_of(tuple(item.value for item in hint), raw, place))
+    return _simple(hint, raw, place)
+
+
+def _record(model: Any, raw: object, place: Place) -> Any:
+    if not isinstance(raw, Mapping):
+        _refuse(place, f"must be a mapping, not {_called(raw)}")
+    hints, faults, values = hints_of(model), _Faults(), {}
+    known = {camel(one.name): one for one in dataclasses.fields(model)}
+    for name, one in known.items():
+        if name in raw:
+            values[one.name] = faults.read(hints[one.name], raw[name], (*place, name))
+        elif default_of(one) is dataclasses.MISSING:
+            faults.found.append(FieldError(field_path((*place, name)), "is required"))
+    for name in raw:
+        if name not in known:
+            message = f"unknown field; {unknown_name(str(name), list(known))}"
+            faults.found.append(FieldError(field_path((*place, str(name))), message))
+    faults.tell()
+    try:
+        return model(**values)
+    except ValueError as error:
+        _refuse(place, str(error))
+
+
+def _annotated(hint: Any, raw: object, place: Place) -> Any:
+    inner, *marks = typing.get_args(hint)
+    checks = [mark for mark in marks if isinstance(mark, Check)]
+    value = _apply([check for check in checks if check.first], raw, place)
+    value = _read(inner, value, place)
+    return _apply([check for check in checks if not check.first], value, place)
+
+
+def _apply(checks: Sequence[Check], value: object, place: Place) -> object:
+    for check in checks:
+        try:
+            value = check.function(value)
+        except ValueError as error:
+            _refuse(place, str(error))
+    return value
+
+
+def _union(hint: Any, raw: object, place: Place) -> Any:
+    """The first alternative that fits; else the errors of the one whose shape fits, or one error of all."""
+    alternatives = typing.get_args(hint)
+    if raw is None and types.NoneType in alternatives:
+        return None
+    messages: dict[str, None] = {}
+    here = field_path(place)
+    for alternative in alternatives:
+        if alternative is types.NoneType:
+            continue
+        try:
+            return _read(alternative, raw, place)
+        except Invalid as error:
+            if any(one.path != here for one in error.errors):
+                raise
+            messages |= dict.fromkeys(one.message for one in error.errors)
+    _refuse(place, ", or ".join(messages))
+
+
+def _literal(hint: Any, raw: object, place: Place) -> object:
+    return _one_of(typing.get_args(hint), raw, place)
+
+
+def _one_of(allowed: Sequence[object], raw: object, place: Place) -> object:
+    for value in allowed:
+        if type(raw) is type(value) and raw == value:
+            return value
+    *others, last = map(repr, allowed)
+    expected = f"{', '.join(others)} or {last}" if others else last
+    _refuse(place, f"must be {expected}, not {raw!r}")
+
+
+def _tuple(hint: Any, raw: object, place: Place) -> tuple[object, ...]:
+    """`tuple[X, ...]`, or `tuple[X, Y]` of that length."""
+    if not isinstance(raw, list | tuple):
+        _refuse(place, f"must be a list, not {_called(raw)}")
+    kinds = typing.get_args(hint)
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(raw)
+    if len(kinds) != len(raw):
+        _refuse(place, f"must have {len(kinds)} items, not {len(raw)}")
+    faults = _Faults()
+    items = tuple(
+        faults.read(kind, item, (*place, i)) for i, (kind, item) in enumerate(zip(kinds, raw, strict=True))
+    )
+    faults.tell()
+    return items
+
+
+def _mapping(hint: Any, raw: object, place: Place) -> dict[str, object]:
+    if not isinstance(raw, Mapping):
+        _refuse(place, f"must be a mapping, not {_called(raw)}")
+    _, kind = typing.get_args(hint)
+    faults, items = _Faults(), {}
+    for key, item in raw.items():
+        if isinstance(key, str):
+            items[key] = faults.read(kind, item, (*place, key))
+        else:
+            message = f"must be a text in quotes, not {key!r}"
+            faults.found.append(FieldError(field_path((*place, str(key))), message))
+    faults.tell()
+    return items
+
+
+_GENERIC: Mapping[Any, Callable[[Any, object, Place], Any]] = {
+    Annotated: _annotated,
+    typing.Union: _union,
+    types.UnionType: _union,
+    Literal: _literal,
+    tuple: _tuple,
+    dict: _mapping,
+    Mapping: _mapping,
+}
+
+
+def _simple(hint: Any, raw: object, place: Place) -> object:
+    if hint is object or type(raw) is hint:
+        return raw
+    if hint is float and type(raw) is int:
+        return float(raw)
+    if hint is Path and isinstance(raw, str):
+        return Path(raw)
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+    _refuse(place, f"must be a valid {names[hint]}, not {_called(raw)}")
+
+
+def _called(value: object) -> str:
     match value:
         case None:
             return "empty"
         case str():
             return f"the text {value!r}"
-        case bool() | int() | float():
-            return f"{value!r}"
         case Mapping():
             return "a mapping"
-        case _:
+        case list() | tuple():
             return "a list"
-
-
-def _fields(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _written(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterator[int | str]:
-    """The location without what pydantic adds to it: the names of union branches."""
-    for i, piece in enumerate(loc):
-        owners = _models_at(model, loc[:i])
-        last = i == len(loc) - 1
-        if isinstance(piece, int) or last or not owners or any(piece in _fields(owner) for owner in owners):
-            if isinstance(piece, str) and not owners and i > 0:
-                continue
-            yield piece
-
-
-def _models_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[type[BaseModel]]:
-    """The models that may stand at a location."""
-    here: list[object] = [model]
-    for piece in loc:
-        if isinstance(piece, int):
-            continue
-        here = [
-            field.annotation
-            for owner in _models_in(here)
-            for name, field in owner.model_fields.items()
-            if piece == (field.alias or name)
-        ]
-    return list(_models_in(here))
-
-
-def _models_in(annotations: Sequence[object]) -> Iterator[type[BaseModel]]:
-    for annotation in annotations:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield annotation
-        else:
-            yield from _models_in(typing.get_args(annotation))
+        case _:
+            return repr(value)

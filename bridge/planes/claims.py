@@ -6,14 +6,15 @@ kubelet-contract (admin access never holds and is never refused).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from bridge.devices.kinds.base import Kind, ParameterErrors
 from bridge.devices.model import ContainerEdits, Device
+from bridge.devices.schema import decode as decode_strictly
+from bridge.devices.schema import plain
 from bridge.ledger.holds import Pick
 from bridge.planes.roster import Roster, Unavailable
 from dra_v1.claims import AllocatedDevice, Claim
@@ -126,14 +127,14 @@ class Stored:
     edits: dict[str, ContainerEdits]
 
 
-_STORED = TypeAdapter(Stored)
-
-
 def encode(stored: Stored) -> str:
-    """The text for the ledger."""
-    return _STORED.dump_json(stored, exclude_defaults=True).decode()
+    """The text for the ledger, without defaults: one stays in memory for each claim."""
+    return json.dumps(plain(stored, defaults=False), separators=(",", ":"))
 
 
 def decode(text: str) -> Stored:
     """The same again. Raises ValueError for a text that `encode` did not make."""
-    return _STORED.validate_json(text)
+    try:
+        return decode_strictly(Stored, json.loads(text))
+    except RecursionError as error:
+        raise ValueError("not a stored claim: nested too deeply") from error

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from bridge.devices.inventory import merge, scan
 from bridge.devices.kinds import KINDS
 from bridge.devices.kinds.base import Found
 from bridge.devices.model import NAME_LIMIT, ContainerEdits, Device, Inventory, device_name
+from bridge.devices.schema import decode
 from bridge.platform.roots import Roots
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -28,7 +28,7 @@ paths = st.lists(names, min_size=1, max_size=4).map("/".join)
 class Group:
     name: str
     kind: str
-    options: BaseModel
+    options: object
 
 
 @given(st.sets(paths, min_size=1, max_size=20))
@@ -46,7 +46,7 @@ def test_the_order_of_the_file_system_does_not_show(found: list[str], data: st.D
 
 
 def _scanned(created: list[str]) -> Inventory:
-    group = Group("g", "device-node", KINDS["device-node"].options.model_validate({"include": ["/dev/*"]}))
+    group = Group("g", "device-node", decode(KINDS["device-node"].options, {"include": ["/dev/*"]}))
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         (root / "dev").mkdir()

@@ -3,10 +3,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from bridge.devices.kinds.device_node import NUMA_ATTRIBUTE, DeviceNodeOptions
 from bridge.devices.model import Owner
+from bridge.devices.schema import Invalid, decode
 from tests.unit.trees import Tree, discover
 
 KIND = "device-node"
@@ -22,8 +22,8 @@ def paths(tree: Tree, **options: object) -> list[object]:
 
 
 def wrong(**options: object) -> str:
-    with pytest.raises(ValidationError) as caught:
-        DeviceNodeOptions.model_validate(options)
+    with pytest.raises(Invalid) as caught:
+        decode(DeviceNodeOptions, options)
     return str(caught.value)
 
 
@@ -270,8 +270,8 @@ def test_owner_and_permissions_reach_the_node(tree: Tree) -> None:
 
 def test_the_directories_that_decide_are_watched_existing_or_not(tree: Tree) -> None:
     tree.at("/dev/a1").mkdir()
-    options = DeviceNodeOptions.model_validate(
-        {"include": ["/dev/a*/x", "/dev/crypto/acc*"], "exclude": ["/dev/by-id/y"]}
+    options = decode(
+        DeviceNodeOptions, {"include": ["/dev/a*/x", "/dev/crypto/acc*"], "exclude": ["/dev/by-id/y"]}
     )
     from bridge.devices.kinds import KINDS
 
@@ -304,7 +304,7 @@ def test_the_directories_that_decide_are_watched_existing_or_not(tree: Tree) -> 
         ({"devices": [{"name": "a--b", "nodes": [{"path": "/dev/a"}]}]}, "bridge's own"),
         ({"devices": [{"name": "claim-a", "nodes": [{"path": "/dev/a"}]}]}, "bridge's own"),
         ({"devices": [{"name": "a", "nodes": [{"path": "/dev/a*"}]}]}, "patterns belong in include"),
-        ({"devices": [{"name": "a", "nodes": []}]}, "at least 1"),
+        ({"devices": [{"name": "a", "nodes": []}]}, "must not be empty"),
         ({"devices": [{"name": "a", "nodes": [{"path": "/dev/a"}]}] * 2}, "several devices are called a"),
         (
             {

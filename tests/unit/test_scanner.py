@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from bridge.devices.kinds import KINDS
 from bridge.devices.kinds.base import Watches
 from bridge.devices.kinds.nx_gzip import CAPABILITIES, CREDITS, NODE
 from bridge.devices.model import Inventory
 from bridge.devices.scanner import MachineEvents, Scanner, scan
+from bridge.devices.schema import decode
 from bridge.platform.roots import Roots
 from bridge.platform.uevents import UeventSocket
 from tests.unit.trees import Tree
@@ -30,11 +30,11 @@ NEVER = 3600.0
 class Group:
     name: str
     kind: str
-    options: BaseModel
+    options: object
 
 
 def group(name: str, kind: str = "device-node", **options: object) -> Group:
-    return Group(name, kind, KINDS[kind].options.model_validate(options))
+    return Group(name, kind, decode(KINDS[kind].options, options))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.devices.kinds import KINDS
 from bridge.devices.kinds.base import Found
+from bridge.devices.schema import decode
 from bridge.platform.roots import Roots
 
 
@@ -45,4 +46,4 @@ class Tree:
 
 def discover(kind: str, options: dict[str, object], roots: Roots) -> Found:
     chosen = KINDS[kind]
-    return chosen.discover("g", chosen.options.model_validate(options), roots)
+    return chosen.discover("g", decode(chosen.options, options), roots)

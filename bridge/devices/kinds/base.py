@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel
-
 from bridge.devices.model import ContainerEdits, Device, Problem
 from bridge.devices.schema import FieldError
 from bridge.platform.roots import Roots
 
-O = TypeVar("O", bound=BaseModel)  # noqa: E741 - the options of a kind
+O = TypeVar("O")  # noqa: E741 - the options of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class Kind(ABC, Generic[O]):
 
     Attributes:
         name: as written in the configuration.
-        options: schema of a group's `options`.
+        options: schema of a group's `options`: a frozen dataclass, decoded by `bridge.devices.schema`.
     """
 
     name: str

@@ -12,13 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
-
 from bridge.devices.kinds.base import Found, Kind, Watches
 from bridge.devices.kinds.options import (
     MOST_SHARES,
     ContainerPath,
-    Number,
     OwnerOptions,
     Permissions,
     fill,
@@ -45,7 +42,7 @@ from bridge.devices.nodes import (
     numa_node,
     read_node,
 )
-from bridge.devices.schema import Strict
+from bridge.devices.schema import NOT_EMPTY, Check, between, matching
 from bridge.platform.roots import Roots
 
 NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
@@ -78,68 +75,65 @@ def _plain_path(value: str) -> str:
     return value
 
 
-Glob = Annotated[str, AfterValidator(_glob)]
+def _not_reserved(name: str) -> str:
+    if SHARE_SEPARATOR in name or name.startswith("claim-"):
+        raise ValueError(
+            f"'{SHARE_SEPARATOR}' and names that begin with 'claim-' are the bridge's own: {name!r}"
+        )
+    return name
 
 
-class NodeOptions(Strict):
+Glob = Annotated[str, Check(_glob)]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
     """One node of a device that is written out."""
 
-    path: Annotated[str, AfterValidator(_plain_path)]
+    path: Annotated[str, Check(_plain_path)]
     container_path: ContainerPath | None = None
     permissions: Permissions | None = None
     owner: OwnerOptions | None = None
     optional: bool = False
 
 
-class NamedDevice(Strict):
+@dataclass(frozen=True, slots=True)
+class NamedDevice:
     """A device that is written out."""
 
-    name: Annotated[str, Field(max_length=NAME_LIMIT, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-    nodes: Annotated[tuple[NodeOptions, ...], Field(min_length=1)]
+    name: Annotated[str, matching("[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=NAME_LIMIT), Check(_not_reserved)]
+    nodes: Annotated[tuple[NodeOptions, ...], NOT_EMPTY]
 
-    @field_validator("name")
-    @classmethod
-    def _not_reserved(cls, name: str) -> str:
-        if SHARE_SEPARATOR in name or name.startswith("claim-"):
-            raise ValueError(
-                f"'{SHARE_SEPARATOR}' and names that begin with 'claim-' are the bridge's own: {name!r}"
-            )
-        return name
-
-    @model_validator(mode="after")
-    def _paths_differ(self) -> NamedDevice:
+    def __post_init__(self) -> None:
         inside = [_inside(node, self.name) for node in self.nodes]
         twice = {path for path in inside if inside.count(path) > 1}
         if twice:
             raise ValueError(f"several nodes would be {', '.join(sorted(twice))} inside the container")
-        return self
 
 
-class DeviceNodeOptions(Strict):
+def _names_differ(devices: tuple[NamedDevice, ...]) -> tuple[NamedDevice, ...]:
+    names = [device.name for device in devices]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"several devices are called {', '.join(sorted(twice))}")
+    return devices
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNodeOptions:
     """Options of a group of kind `device-node`."""
 
     include: tuple[Glob, ...] = ()
     exclude: tuple[Glob, ...] = ()
-    devices: tuple[NamedDevice, ...] = ()
+    devices: Annotated[tuple[NamedDevice, ...], Check(_names_differ)] = ()
     container_path: ContainerPath | None = None
     permissions: Permissions = "rw"
-    replicas: Annotated[Number, Field(ge=1, le=MOST_SHARES)] = 1
+    replicas: Annotated[int, between(1, MOST_SHARES)] = 1
     owner: OwnerOptions | None = None
 
-    @field_validator("devices")
-    @classmethod
-    def _names_differ(cls, devices: tuple[NamedDevice, ...]) -> tuple[NamedDevice, ...]:
-        names = [device.name for device in devices]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ValueError(f"several devices are called {', '.join(sorted(twice))}")
-        return devices
-
-    @model_validator(mode="after")
-    def _names_something(self) -> DeviceNodeOptions:
+    def __post_init__(self) -> None:
         if not self.include and not self.devices:
             raise ValueError("names no device: give include (patterns) or devices (written out)")
-        return self
 
 
 class DeviceNodeKind(Kind[DeviceNodeOptions]):

@@ -9,12 +9,11 @@ the inventory (it would change with every job): `used_credits` tells it to whoev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
-
 from bridge.devices.kinds.base import Found, Kind, ParameterErrors, Watches
-from bridge.devices.kinds.options import MOST_SHARES, Number, OwnerOptions, Permissions
+from bridge.devices.kinds.options import MOST_SHARES, OwnerOptions, Permissions
 from bridge.devices.model import (
     AttributeValue,
     ContainerEdits,
@@ -24,7 +23,7 @@ from bridge.devices.model import (
     Problem,
 )
 from bridge.devices.nodes import Missing, Node, Unusable, read_node, read_number
-from bridge.devices.schema import Strict, field_errors
+from bridge.devices.schema import Invalid, between, decode
 from bridge.platform.roots import Roots
 
 NODE = "/dev/crypto/nx-gzip"
@@ -41,47 +40,50 @@ _ATTRIBUTES = {
 }
 
 
-class NxGzipOptions(Strict):
+@dataclass(frozen=True, slots=True)
+class NxGzipOptions:
     """Options of a group of kind `nx-gzip`.
 
     `requireCapabilities: false` is for bare metal (PowerNV), which has the node and no capability files.
     """
 
-    credits: Annotated[Number, Field(ge=1, le=MOST_SHARES)] | Literal["auto"] = "auto"
+    credits: Annotated[int, between(1, MOST_SHARES)] | Literal["auto"] = "auto"
     permissions: Permissions = "rw"
     owner: OwnerOptions | None = None
     require_capabilities: bool = True
 
 
-class TimeSlicingConfig(Strict):
+@dataclass(frozen=True, slots=True)
+class TimeSlicingConfig:
     """How long one user keeps the accelerator."""
 
     interval: Literal["Default", "Short", "Medium", "Long"] = "Default"
 
 
-class SpacePartitioningConfig(Strict):
+@dataclass(frozen=True, slots=True)
+class SpacePartitioningConfig:
     """Into how many pieces the accelerator is divided."""
 
-    partition_count: Annotated[Number, Field(ge=0)] = 1
+    partition_count: Annotated[int, between(0)] = 1
 
 
-class Sharing(Strict):
+@dataclass(frozen=True, slots=True)
+class Sharing:
     """How the users of one accelerator share it."""
 
     strategy: Literal["TimeSlicing", "SpacePartitioning"] = "TimeSlicing"
     time_slicing_config: TimeSlicingConfig | None = None
     space_partitioning_config: SpacePartitioningConfig | None = None
 
-    @model_validator(mode="after")
-    def _fits_strategy(self) -> Sharing:
+    def __post_init__(self) -> None:
         if self.strategy != "SpacePartitioning" and self.space_partitioning_config is not None:
             raise ValueError("spacePartitioningConfig belongs to strategy SpacePartitioning")
         if self.strategy != "TimeSlicing" and self.time_slicing_config is not None:
             raise ValueError("timeSlicingConfig belongs to strategy TimeSlicing")
-        return self
 
 
-class NxConfig(Strict):
+@dataclass(frozen=True, slots=True)
+class NxConfig:
     """Opaque parameters of a claim or class, as the existing driver for Power defines them."""
 
     api_version: Literal["device.power.ibm.com/v1alpha1"]
@@ -130,9 +132,9 @@ class NxGzipKind(Kind[NxGzipOptions]):
             ParameterErrors: it is none, or holds what is not known.
         """
         try:
-            return NxConfig.model_validate(raw)
-        except ValidationError as error:
-            raise ParameterErrors(field_errors(NxConfig, error)) from error
+            return decode(NxConfig, raw)
+        except Invalid as error:
+            raise ParameterErrors(error.errors) from error
 
     def claim_edits(self, device: Device, parameters: Sequence[object]) -> ContainerEdits:
         """Tell the container what its claim's configuration asked for.

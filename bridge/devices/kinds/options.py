@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic import Strict as StrictType
-
 from bridge.devices.model import Owner
-from bridge.devices.schema import Strict
+from bridge.devices.schema import Check, between
 
 MOST_SHARES = 10_000
 """Above this a node's device list no longer fits what a kubelet takes in one message at a sane rate."""
@@ -17,13 +15,8 @@ MOST_SHARES = 10_000
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 _LARGEST_ID = 2**32 - 2
 
-Number = Annotated[int, StrictType()]
-"""An integer that is written as one: neither `"4"` nor `true`."""
 
-
-def _permissions(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+def _permissions(value: str) -> str:
     letters = set(value.lower())
     if not letters or letters - set("rwm"):
         raise ValueError(f"permissions are any of r (read), w (write) and m (mknod), not {value!r}")
@@ -50,21 +43,20 @@ def _container_path(value: str) -> str:
     return value
 
 
-Permissions = Annotated[
-    str, BeforeValidator(_permissions), Field(json_schema_extra={"pattern": "^[rwmRWM]+$"})
-]
+Permissions = Annotated[str, Check(_permissions, {"pattern": "^[rwmRWM]+$"})]
 """Any of r, w, m in any order and case; normalised to lower case in this order."""
 
-ContainerPath = Annotated[str, AfterValidator(_container_path)]
+ContainerPath = Annotated[str, Check(_container_path)]
 """An absolute path, plain or with `{name}` (the device's name) or `{basename}` (of its path on the host)."""
 
 
-class OwnerOptions(Strict):
+@dataclass(frozen=True, slots=True)
+class OwnerOptions:
     """Owner and mode of the node inside the container."""
 
-    uid: Annotated[Number, Field(ge=0, le=_LARGEST_ID)] | None = None
-    gid: Annotated[Number, Field(ge=0, le=_LARGEST_ID)] | None = None
-    mode: Annotated[str, BeforeValidator(_octal)] | None = None
+    uid: Annotated[int, between(0, _LARGEST_ID)] | None = None
+    gid: Annotated[int, between(0, _LARGEST_ID)] | None = None
+    mode: Annotated[str, Check(_octal, {"pattern": "^0?[0-7]{3}$"}, first=True)] | None = None
 
     def owner(self) -> Owner:
         """As the model has it."""
