@@ -104,7 +104,7 @@ class Tour:
 
     async def listed(self, healthy: int, unhealthy: int) -> str:
         """Wait until the kubelet's newest list through ListAndWatch has these counts."""
-        wanted = {"healthy": healthy, "unhealthy": unhealthy}
+        wanted: dict[str, object] = {"healthy": healthy, "unhealthy": unhealthy}
         while True:
             since = len(self.sandbox.observe)
             newest = self.sandbox.observe.of("DevicesListed", RESOURCE)[-1:]
