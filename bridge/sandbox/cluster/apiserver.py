@@ -12,9 +12,9 @@ from typing import Self
 from aiohttp import web
 
 from bridge.sandbox.cluster import discovery
-from bridge.sandbox.cluster.objects import ApiProblem, Object, conflict, meta, name_of, namespace_of
+from bridge.sandbox.cluster.objects import ApiProblem, Object, invalid, meta, name_of, namespace_of
 from bridge.sandbox.cluster.registry import Registry, parse_fields
-from bridge.sandbox.cluster.resources import Resource
+from bridge.sandbox.cluster.resources import BUILT_IN, Resource
 from bridge.sandbox.cluster.versions import to_served, to_stored
 from bridge.sandbox.cluster.watching import stream
 from bridge.sandbox.observe import Observations
@@ -29,6 +29,7 @@ class Target:
     namespace: str | None
     name: str
     subresource: str
+    group: str
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class ApiServer:
     Attributes:
         url: where it listens, once started.
         requests: count of requests by (verb, plural), for tests of request budgets.
+        watched: set once some client has begun a watch.
     """
 
     def __init__(self, registry: Registry, observe: Observations) -> None:
@@ -62,6 +64,7 @@ class ApiServer:
         self._port = 0
         self._runner: web.AppRunner | None = None
         self._watching: set[asyncio.Event] = set()
+        self.watched = asyncio.Event()
 
     async def start(self) -> Self:
         """Listen; on the same port as before if it was stopped."""
@@ -146,14 +149,13 @@ class ApiServer:
             namespace, rest = rest[1], rest[2:]
         if not 1 <= len(rest) <= 3:
             raise missing
-        group = discovery.storage_group(group, rest[0])
-        resource = self.registry.find(rest[0], group)
+        resource = self.registry.find(rest[0], discovery.storage_group(group, rest[0]))
         if version not in resource.versions:
             raise missing
         name, subresource = [*rest[1:], "", ""][:2]
         if subresource == "status" and not resource.status:
             raise missing
-        return Target(resource, version, namespace, name, subresource)
+        return Target(resource, version, namespace, name, subresource, group)
 
     def _admit(self, verb: str, target: Target) -> None:
         plural = target.resource.plural + (f"/{target.subresource}" if target.subresource else "")
@@ -177,7 +179,8 @@ class ApiServer:
         return web.json_response(body, status=201 if verb == "create" else 200)
 
     def _shown(self, target: Target, obj: Object) -> Object:
-        return to_served(target.resource, target.version, obj)
+        served = to_served(target.resource, target.version, obj)
+        return discovery.rename_event(target.group, served, stored=False)
 
     async def _get(self, request: web.Request, target: Target) -> Object:
         return self._shown(target, self.registry.get(target.resource, target.name, target.namespace or ""))
@@ -200,6 +203,7 @@ class ApiServer:
             raise ApiProblem(400, "BadRequest", f"the body is not JSON: {error}") from error
         if not isinstance(body, dict):
             raise ApiProblem(400, "BadRequest", "the body is not an object")
+        body = discovery.rename_event(target.group, body, stored=True)
         return to_stored(target.resource, target.version, body)
 
     async def _create(self, request: web.Request, target: Target) -> Object:
@@ -216,13 +220,9 @@ class ApiServer:
             raise ApiProblem(400, "BadRequest", "the name of the object does not match the name on the URL")
         if target.namespace:
             meta(body)["namespace"] = target.namespace
-        if target.resource.plural != "events" and not meta(body).get("resourceVersion"):
-            # Custom and core types alike want one on PUT, but for the few that allow unconditional updates.
-            raise conflict(
-                target.resource.plural,
-                target.name,
-                "metadata.resourceVersion: must be specified for an update",
-            )
+        if target.resource.group not in BUILT_IN and not meta(body).get("resourceVersion"):
+            why = "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+            raise invalid(target.resource.kind, target.name, [why])
         return self._shown(target, self.registry.replace(target.resource, body, target.subresource))
 
     async def _patch(self, request: web.Request, target: Target) -> Object:
@@ -277,6 +277,7 @@ class ApiServer:
             terms["metadata.name"] = (True, target.name)
         ended = asyncio.Event()
         self._watching.add(ended)
+        self.watched.set()
         try:
             return await stream(
                 self.registry,

@@ -8,10 +8,22 @@ from bridge.sandbox.cluster.resources import Resource
 
 _EVENTS = "events.k8s.io"
 
+_EVENT_NAMES = {"note": "message", "regarding": "involvedObject", "reportingController": "reportingComponent"}
+"""Fields of events.k8s.io that the core group calls otherwise."""
+
 
 def storage_group(group: str, plural: str) -> str:
     """Return the group under which a resource is stored: both kinds of events are one."""
     return "" if group == _EVENTS and plural == "events" else group
+
+
+def rename_event(group: str, obj: Object, *, stored: bool) -> Object:
+    """Convert an event of events.k8s.io to the stored (core) names, or back; other objects pass through."""
+    if group != _EVENTS:
+        return obj
+    names = _EVENT_NAMES if stored else {core: name for name, core in _EVENT_NAMES.items()}
+    renamed = {names.get(key, key): value for key, value in obj.items()}
+    return {**renamed, "apiVersion": "v1" if stored else f"{_EVENTS}/v1"}
 
 
 def answer(registry: Registry, path: str) -> Object | None:

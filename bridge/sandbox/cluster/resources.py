@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 DRA_GROUP = "resource.k8s.io"
 
+BUILT_IN = ("", "apps", DRA_GROUP)
+"""Groups whose objects may be replaced without a resourceVersion; custom resources may not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:

@@ -23,6 +23,18 @@ _DEVICE_BODY = (
     "nodeSelector",
     "allNodes",
 )
+_SLICE = (
+    "driver",
+    "pool",
+    "nodeName",
+    "nodeSelector",
+    "allNodes",
+    "perDeviceNodeSelection",
+    "devices",
+    "sharedCounters",
+)
+"""All fields there are: a server drops unknown ones as it drops gated ones."""
+
 _REQUEST_BODY = (
     "deviceClassName",
     "selectors",
@@ -114,8 +126,15 @@ def _pop(obj: Object, *keys: str) -> None:
         obj.pop(key, None)
 
 
+def _keep(obj: Object, known: tuple[str, ...]) -> None:
+    _pop(obj, *(set(obj) - set(known)))
+
+
 def _drop_slice(profile: Profile, kept: Object) -> None:
     spec = kept.get("spec") or {}
+    _keep(spec, _SLICE)
+    for device in spec.get("devices") or []:
+        _keep(device, ("name", *_DEVICE_BODY))
     if not profile.has("DRAPartitionableDevices"):
         _pop(spec, "sharedCounters", "perDeviceNodeSelection")
     for device in spec.get("devices") or []:

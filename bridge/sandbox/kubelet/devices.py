@@ -14,6 +14,7 @@ from bridge.sandbox.kubelet import checkpoint
 from bridge.sandbox.kubelet.allocations import Allocations
 from bridge.sandbox.kubelet.context import Context
 from bridge.sandbox.kubelet.endpoint import Endpoint
+from bridge.sandbox.tasks import spawn
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 
 VERSION = "v1beta1"
@@ -116,9 +117,8 @@ class DeviceManager:
             self.unhealthy.setdefault(resource, set()).update(self.healthy[resource])
             self.healthy[resource] = set()
         if current.stopped_at is None:
-            current.stopped_at = time.monotonic()
-            current_stop = asyncio.create_task(current.abandon())
-            current_stop.add_done_callback(lambda task: task.exception())
+            current.silence()
+            spawn(self.context.observe, f"closing {resource}", current.abandon())
         self.changed.set()
         self.on_health(resource)
 

@@ -91,6 +91,8 @@ class Endpoint:
         why = "the plugin ended the stream"
         try:
             async for message in self._stub.ListAndWatch(pb.Empty()):
+                if self._abandoned:
+                    return
                 listed(self, message.devices)
         except grpc.aio.AioRpcError as error:
             why = rpc_text(error)
@@ -111,10 +113,14 @@ class Endpoint:
         elif self._channel is not None:
             await self._channel.close()
 
-    async def abandon(self) -> None:
-        """Close the connection as a dying kubelet does: nobody is told."""
+    def silence(self) -> None:
+        """Take no more lists and tell no end, from this moment on."""
         self._abandoned = True
         self.stopped_at = time.monotonic()
+
+    async def abandon(self) -> None:
+        """Close the connection as a dying kubelet does: nobody is told."""
+        self.silence()
         if self._channel is not None:
             await self._channel.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 from bridge.sandbox.cluster.objects import (
@@ -11,8 +10,6 @@ from bridge.sandbox.cluster.objects import (
     Object,
     dig,
     label_of,
-    name_of,
-    namespace_of,
     terminal,
     uid_of,
 )
@@ -246,9 +243,3 @@ class Kubelet:
         """Return the pods whose claims are in use: active ones, and those whose worker has not finished."""
         working = {uid for uid, worker in self._workers.items() if not worker.finished}
         return working | {uid_of(pod) for pod in self.active_pods()}
-
-    def object_of(self, namespace: str, name: str) -> Object | None:
-        """Return a pod as the kubelet knows it."""
-        with contextlib.suppress(StopIteration):
-            return next(p for p in self._known.values() if (namespace_of(p), name_of(p)) == (namespace, name))
-        return None
