@@ -1,12 +1,15 @@
 """A whole DRA driver for its author: the kubelet's socket, registration and publication in one object.
 
-Order (kubelet-contract B.4): the server answers before the kubelet hears of it; at the end the registration goes
-first, then the server. Slices stay. Whoever needs the parts in another order takes the parts.
+Order (kubelet-contract B.4): the server answers before the kubelet hears of it, and the scheduler hears of devices
+only when the kubelet can have them prepared; at the end the registration goes first, then the server. Slices stay.
+Whoever needs the parts in another order takes the parts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,11 @@ from dra_v1.slices import Pool, SliceDevice
 from dra_v1.sockets import fits, fitting_path
 
 KUBELET_ROOT: Final = Path("/var/lib/kubelet")
+
+REGISTRATION_PATIENCE_S: Final = 10.0
+"""How long publication waits for the kubelet. A pod whose driver is not registered fails to be prepared, and the
+kubelet tries again only at its next periodic sync, 60 to 90 s later (seen on 1.37.1); it registers within 1 to 2 s. A
+kubelet that is away for longer must not keep slices from before as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class DraPlugin:
             devices_per_slice=devices_per_slice,
             on_dropped=on_dropped,
         )
+        self._opening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -137,27 +146,42 @@ class DraPlugin:
         await self.stop()
 
     async def start(self) -> None:
-        """Serve, register, begin to publish. Raises `SocketError`; then nothing stays behind."""
+        """Serve, register, publish as soon as the kubelet has registered the driver.
+
+        Raises:
+            SocketError: one of the sockets cannot be served; then nothing stays behind.
+        """
         try:
             await self._server.start()
             await self._registration.start()
         except BaseException:
             await self.stop()
             raise
+        self._opening = asyncio.create_task(self._open(), name=f"slices of {self.driver_name}: begin")
+
+    async def _open(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REGISTRATION_PATIENCE_S):
+                await self.wait_registered()
         self._publisher.start()
 
     async def stop(self) -> None:
         """Deregister, stop serving; slices stay for the next start, or for the kubelet to remove."""
         await self._registration.stop()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         await self._publisher.stop()
         await self._server.stop()
 
     async def publish(self, devices: Sequence[SliceDevice]) -> Published:
         """Publish one pool, named after the node, and wait until it is stored. See `SlicePublisher.publish`."""
-        return await self._publisher.publish([Pool(self.node_name, devices)])
+        return await self.publish_pools([Pool(self.node_name, devices)])
 
     async def publish_pools(self, pools: Sequence[Pool]) -> Published:
         """Publish pools and wait until they are stored. See `SlicePublisher.publish`."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         return await self._publisher.publish(pools)
 
     def offer_pools(self, pools: Sequence[Pool]) -> None:

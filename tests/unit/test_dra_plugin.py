@@ -66,6 +66,24 @@ async def test_a_plugin_serves_registers_and_publishes_and_leaves_only_its_slice
     assert list(slice_devices(fake).values()) == [["acc0"]]
 
 
+async def test_nothing_is_published_before_the_kubelet_has_registered_the_driver() -> None:
+    async with serving(FakeApi()) as fake, KubeApi(fake.url) as kube:
+        with short_folder() as root:
+            async with kubelet_at(root) as kubelet:
+                plugin = DraPlugin(
+                    driver_name=DRIVER, node_name=NODE, driver=NoDevices(), kube=kube, kubelet_root=root
+                )
+                async with asyncio.timeout(LIMIT), plugin:
+                    publishing = asyncio.create_task(plugin.publish([SliceDevice("acc0")]))
+                    kubelet.refusal = "not yet"
+                    await kubelet.see(plugin.sockets.registration)
+                    assert fake.requests == []
+                    kubelet.refusal = ""
+                    await kubelet.see(plugin.sockets.registration)
+                    await publishing
+    assert list(slice_devices(fake).values()) == [["acc0"]]
+
+
 async def test_a_plugin_that_cannot_register_leaves_nothing_behind() -> None:
     async with serving(FakeApi()) as fake, KubeApi(fake.url) as kube:
         with short_folder() as root:  # there is no plugins_registry in it
