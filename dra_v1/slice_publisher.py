@@ -119,7 +119,6 @@ class SlicePublisher:
         self._version = 0
         self._confirmed = 0
         self._repairs = Allowance()
-
         self._wake = asyncio.Event()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -157,7 +156,8 @@ class SlicePublisher:
         Raises:
             PublishError: a pool as a whole cannot be published; what was offered before stays wanted.
         """
-        checked = [check_pool(pool) for pool in pools] or [check_pool(Pool(self.node_name))]
+        good = {device.name: device for device, _ in self._encoded.values()}
+        checked = [check_pool(pool, good) for pool in pools or [Pool(self.node_name)]]
         rejected = tuple(error for one in checked for error in one.rejected)
         for error in rejected:
             if str(error) not in {str(known) for known in self.status.rejected}:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from bridge.daemon.metrics import Metrics
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
-from bridge.planes.projection import SliceOffer, dra_view
+from bridge.planes.projection import Memory, SliceOffer, dra_view
 from bridge.planes.rosters import Rosters
-from bridge.planes.slices import pool_of
+from bridge.planes.slices import slice_device
 from dra_v1.plugin import DraPlugin
+from dra_v1.slices import Pool, SliceDevice
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class SliceFeed:
         self._ledger = ledger
         self._metrics = metrics
         self._consumable = True
+        self._memory = Memory[tuple[SliceOffer, ...]]()
+        self._devices: dict[str, tuple[SliceOffer, SliceDevice]] = {}
 
     def dropped(self, fields: frozenset[str]) -> None:
         """The cluster does not keep some fields (H25): shares become devices of their own."""
@@ -43,12 +47,25 @@ class SliceFeed:
         with self._rosters.pulses[self._group].listen() as changes:
             while True:
                 view = dra_view(
-                    self._rosters.of(self._group), self._ledger.account, consumable=self._consumable
+                    self._rosters.of(self._group),
+                    self._ledger.account,
+                    consumable=self._consumable,
+                    memory=self._memory,
                 )
                 if view != last:
                     last = view
-                    plugin.offer_pools([pool_of(plugin.node_name, view)])
+                    plugin.offer_pools([self._pool(plugin.node_name, view)])
                 await changes.wait()
+
+    def _pool(self, name: str, view: Sequence[SliceOffer]) -> Pool:
+        """The pool, made of the same objects as the last one as far as nothing changed: so they are not checked
+        and compared anew."""
+        before, self._devices = self._devices, {}
+        for offer in view:
+            known = before.get(offer.name)
+            made = known if known is not None and known[0] is offer else (offer, slice_device(offer))
+            self._devices[offer.name] = made
+        return Pool(name, [device for _, device in self._devices.values()])
 
     def registered(self, yes: bool) -> None:
         """Note whether the kubelet has the driver."""

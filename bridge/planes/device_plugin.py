@@ -14,7 +14,7 @@ from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.holds import Account, Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
-from bridge.planes.projection import device_plugin_view, preferred
+from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster, Unavailable
 from bridge.platform.cdi import qualified
@@ -50,6 +50,7 @@ class DevicePluginPlane:
     def __init__(self, group: str, around: Surroundings) -> None:
         self._group = group
         self._around = around
+        self._memory = Memory[tuple[IdOffer, ...]]()
 
     async def devices(self) -> AsyncIterator[Sequence[PluginDevice]]:
         """Complete lists, a new one at each change that this plane shows."""
@@ -65,7 +66,7 @@ class DevicePluginPlane:
     def _list(self) -> tuple[PluginDevice, ...]:
         return tuple(
             PluginDevice(offer.id, offer.healthy, () if offer.numa_node is None else (offer.numa_node,))
-            for offer in device_plugin_view(self._around.roster(), self._around.ledger.account)
+            for offer in device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
         )
 
     async def allocate(self, containers: Sequence[Sequence[str]]) -> Sequence[ContainerResponse]:
@@ -91,7 +92,7 @@ class DevicePluginPlane:
         order = {
             offer.id: position
             for position, offer in enumerate(
-                device_plugin_view(self._around.roster(), self._around.ledger.account)
+                device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
             )
         }
         return preferred(list(available), list(must_include), size, order)

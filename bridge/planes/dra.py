@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,22 +97,23 @@ class DraPlane:
     async def health(self) -> AsyncIterator[Sequence[DeviceHealth]]:
         """Physical health of every device, never arbitration (H23)."""
         last: list[DeviceHealth] | None = None
+        told: Roster | None = None
         with self._around.changed.listen() as changes:
             while True:
-                now = [
-                    DeviceHealth(
-                        self._around.pool,
-                        name,
-                        HealthStatus.HEALTHY if device.health.ok else HealthStatus.UNHEALTHY,
-                        device.health.reason,
-                    )
-                    for device in self._around.roster().devices
-                    for name in {device.name: None, **dict.fromkeys(device.share_names())}
-                ]
-                if now != last:
-                    last = now
-                    yield now
+                roster = self._around.roster()
+                if roster is not told:  # most pulses are hand-outs, which are no matter of health
+                    told = roster
+                    now = list(self._health(roster))
+                    if now != last:
+                        last = now
+                        yield now
                 await changes.wait()
+
+    def _health(self, roster: Roster) -> Iterator[DeviceHealth]:
+        for device in roster.devices:
+            status = HealthStatus.HEALTHY if device.health.ok else HealthStatus.UNHEALTHY
+            for name in {device.name: None, **dict.fromkeys(device.share_names())}:
+                yield DeviceHealth(self._around.pool, name, status, device.health.reason)
 
     # Within
 

@@ -8,7 +8,10 @@ slices on the wire, or files.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
 from bridge.devices.model import Device
 from bridge.ledger.holds import Account, Hold, Plane
@@ -39,28 +42,66 @@ class SliceOffer:
     units: int | None = None
 
 
-def device_plugin_view(roster: Roster, account: Account) -> tuple[IdOffer, ...]:
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """What was last made of each device, as long as all that it depends on is the same.
+
+    A hand-out touches one device of hundreds; without this it would cost a projection of them all.
+    """
+
+    def __init__(self) -> None:
+        self._roster: Roster | None = None
+        self._made: dict[str, tuple[object, T]] = {}
+
+    def of(self, roster: Roster, device: Device, state: object, make: Callable[[], T]) -> T:
+        """What `make` gives for a device whose holds and quarantine are told by `state`."""
+        if roster is not self._roster:
+            self._roster, self._made = roster, {}
+        known = self._made.get(device.name)
+        if known is None or known[0] != state:
+            known = self._made[device.name] = (state, make())
+        return known[1]
+
+
+def _state(account: Account, device: Device) -> tuple[object, ...]:
+    """What of the account a device's views depend on, besides the group's own holds of it."""
+    return (account.quarantine_of(device.group, device.name), *map(account.used, device.parts))
+
+
+def device_plugin_view(
+    roster: Roster, account: Account, memory: Memory[tuple[IdOffer, ...]] | None = None
+) -> tuple[IdOffer, ...]:
     """List what ListAndWatch shows, in stable order.
 
     An ID whose device DRA holds stays listed as unhealthy: the kubelet forgets what is not listed and would fail
     pods that once had it (kubelet-contract A.3). An ID that this plane holds stays healthy while its device
-    physically is, for allocatable counts healthy devices in use too.
+    physically is, for allocatable counts healthy devices in use too. `memory`: of the view before.
     """
-    held = {hold.share: hold for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name)}
+    memory = memory or Memory()
+    held: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name):
+        held[hold.device] += (hold.share,)
     view: list[IdOffer] = []
     for device in roster.devices:
-        shares = device.share_names() if device.present else ()
-        listed = [s for s in shares if s in roster.device_plugin_shares or s in held]
-        listed += [
-            share for share, hold in held.items() if hold.device == device.name and share not in shares
-        ]
-        healthy = _healthy_ids(roster, account, device, listed, held)
-        view += [IdOffer(share, share in healthy, device.numa_node) for share in listed]
+        mine = held.get(device.name, ())
+        make = partial(_ids, roster, account, device, mine)
+        view += memory.of(roster, device, (mine, *_state(account, device)), make)
     return tuple(view)
 
 
+def _ids(roster: Roster, account: Account, device: Device, held: tuple[str, ...]) -> tuple[IdOffer, ...]:
+    """The IDs of one device, of which this plane holds some."""
+    shares = device.share_names() if device.present else ()
+    listed = [s for s in shares if s in roster.device_plugin_shares or s in held]
+    listed += [share for share in held if share not in shares]
+    healthy = _healthy_ids(roster, account, device, listed, held)
+    return tuple(IdOffer(share, share in healthy, device.numa_node) for share in listed)
+
+
 def _healthy_ids(
-    roster: Roster, account: Account, device: Device, listed: list[str], held: dict[str, Hold]
+    roster: Roster, account: Account, device: Device, listed: list[str], held: tuple[str, ...]
 ) -> frozenset[str]:
     if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
         return frozenset()
@@ -71,29 +112,43 @@ def _healthy_ids(
     return frozenset(mine) | frozenset(offered[max(0, len(offered) - room) :])
 
 
-def dra_view(roster: Roster, account: Account, *, consumable: bool) -> tuple[SliceOffer, ...]:
+def dra_view(
+    roster: Roster,
+    account: Account,
+    *,
+    consumable: bool,
+    memory: Memory[tuple[SliceOffer, ...]] | None = None,
+) -> tuple[SliceOffer, ...]:
     """List what the ResourceSlices show, in the order in which the scheduler should take it.
 
     A device that the device plugin plane holds is withdrawn; one that DRA holds stays, the scheduler knows of
-    it. `consumable`: whether the cluster accounts for shares of one device (KEP-5075).
+    it. `consumable`: whether the cluster accounts for shares of one device (KEP-5075). `memory`: of the view
+    before.
     """
+    memory = memory or Memory()
     used: Counter[str] = Counter()
-    names: dict[str, set[str]] = defaultdict(set)
+    names: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for hold in account.of_group(Plane.DRA, roster.group.name):
         used[hold.device] += units_of(hold, roster)
-        names[hold.device].add(hold.share)
+        names[hold.device] += (hold.share,)
     view: list[SliceOffer] = []
     for device in roster.devices:
         if not device.present:
             continue
-        amount = _dra_units(roster, account, device, used[device.name])
-        if not device.shareable:
-            view += [SliceOffer(device.name, device)] if amount else []
-        elif consumable:
-            view += [SliceOffer(device.name, device, amount)] if amount else []
-        else:
-            view += _named_shares(roster, device, names[device.name], amount)
+        mine, units = names.get(device.name, ()), used[device.name]
+        make = partial(_offers, roster, account, device, units, mine, consumable)
+        view += memory.of(roster, device, (consumable, units, mine, *_state(account, device)), make)
     return tuple(view)
+
+
+def _offers(
+    roster: Roster, account: Account, device: Device, used: int, held: tuple[str, ...], consumable: bool
+) -> tuple[SliceOffer, ...]:
+    """One device, of which DRA holds so many shares under those names."""
+    amount = _dra_units(roster, account, device, used)
+    if device.shareable and not consumable:
+        return tuple(_named_shares(roster, device, held, amount))
+    return (SliceOffer(device.name, device, amount if device.shareable else None),) if amount else ()
 
 
 def _dra_units(roster: Roster, account: Account, device: Device, used: int) -> int:
@@ -104,7 +159,7 @@ def _dra_units(roster: Roster, account: Account, device: Device, used: int) -> i
     return min(quota, used + free_units(roster, account, device))
 
 
-def _named_shares(roster: Roster, device: Device, held: set[str], amount: int) -> list[SliceOffer]:
+def _named_shares(roster: Roster, device: Device, held: tuple[str, ...], amount: int) -> list[SliceOffer]:
     """Shares as devices of their own: the held ones, then free ones from the beginning (Q2)."""
     ours = [share for share in device.share_names() if share in roster.dra_shares]
     room = amount - sum(1 for share in ours if share in held)

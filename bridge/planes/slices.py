@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from bridge.devices.model import AttributeValue, Device
 from bridge.devices.model import Version as ModelVersion
 from bridge.planes.projection import SliceOffer
-from dra_v1.slices import Attribute, Capacity, Pool, RequestPolicy, SliceDevice, Version
+from dra_v1.slices import Attribute, Capacity, RequestPolicy, SliceDevice, Version
 
 NUMA_NODE = "resource.kubernetes.io/numaNode"
 """The field's standard attribute (KEP 6072)."""
-
-
-def pool_of(name: str, view: Sequence[SliceOffer]) -> Pool:
-    """The pool of a node: its devices in the order in which the scheduler should take them."""
-    return Pool(name, [slice_device(offer) for offer in view])
 
 
 def slice_device(offer: SliceOffer) -> SliceDevice:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
 PACE_S = 0.005
 """What pulses within so many seconds is one pulse: a burst must not cost a projection for each hold of it."""
+
+
+REST = 9
+"""A listener rests so many times as long as it has worked: followers together must not take the event loop from
+those who wait for an answer."""
+
+LONGEST_REST_S = 0.1
 
 
 class Listening:
@@ -15,6 +23,7 @@ class Listening:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._woke = time.monotonic()
 
     def ring(self) -> None:
         """Wake the listener, now or when it waits next."""
@@ -22,9 +31,12 @@ class Listening:
 
     async def wait(self) -> None:
         """Return soon after the next pulse, or after one since the last return."""
+        now = time.monotonic()
+        rested = now + min(REST * (now - self._woke), LONGEST_REST_S)
         await self._event.wait()
-        await asyncio.sleep(PACE_S)
+        await asyncio.sleep(max(PACE_S, rested - time.monotonic()))
         self._event.clear()
+        self._woke = time.monotonic()
 
 
 class Pulse:
