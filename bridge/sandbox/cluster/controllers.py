@@ -68,7 +68,7 @@ class Controllers:
 
     def _make_claims(self) -> None:
         """Make the claims of pods that name a template."""
-        for pod in self._api.select("pods"):
+        for pod in self._api.peek("pods"):
             if terminal(pod) or dig(pod, "metadata.deletionTimestamp"):
                 continue
             made: list[Object] = list(dig(pod, "status.resourceClaimStatuses", []))
@@ -103,7 +103,7 @@ class Controllers:
 
     def _release(self) -> None:
         """Take ended pods out of reservedFor; on the step from used to unused clear the allocation (C.3)."""
-        pods = {uid_of(pod): pod for pod in self._api.select("pods")}
+        pods = {uid_of(pod): pod for pod in self._api.peek("pods")}
         for claim in self._api.select("resourceclaims"):
             status: Object = claim.get("status") or {}
             users: list[Object] = status.get("reservedFor") or []
@@ -133,8 +133,8 @@ class Controllers:
 
     def _collect(self) -> None:
         """Delete what a node owned that is no more."""
-        nodes = {uid_of(node) for node in self._api.select("nodes")}
-        for piece in self._api.select("resourceslices"):
+        nodes = {uid_of(node) for node in self._api.peek("nodes")}
+        for piece in self._api.peek("resourceslices"):
             owners = [o for o in meta(piece).get("ownerReferences") or [] if o["kind"] == "Node"]
             if owners and all(owner["uid"] not in nodes for owner in owners):
                 self._api.delete("resourceslices", name_of(piece))
@@ -146,14 +146,14 @@ class Controllers:
         """
         tainted = {
             (piece["spec"]["driver"], piece["spec"]["pool"]["name"], device["name"]): taint
-            for piece in self._api.select("resourceslices")
+            for piece in self._api.peek("resourceslices")
             for device in dig(piece, "spec.devices", [])
             for taint in device.get("taints") or []
             if taint["effect"] == "NoExecute"
         }
         if not tainted:
             return
-        for pod in self._api.select("pods"):
+        for pod in self._api.peek("pods"):
             if not dig(pod, "spec.nodeName") or terminal(pod) or dig(pod, "metadata.deletionTimestamp"):
                 continue
             for result in self._results_of(pod):

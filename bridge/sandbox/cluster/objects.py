@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +70,17 @@ def dig(obj: Mapping[str, Any] | None, path: str, default: Any = None) -> Any:
 
 def clone(obj: Object) -> Object:
     """Copy an object so that no two holders share a part of it."""
-    return copy.deepcopy(obj)
+    copied: Object = _clone(obj)
+    return copied
+
+
+def _clone(value: Any) -> Any:
+    # JSON is trees of few types: this is several times quicker than copy.deepcopy, and lists are long.
+    if isinstance(value, dict):
+        return {key: _clone(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clone(item) for item in value]
+    return value
 
 
 def meta(obj: Object) -> Object:

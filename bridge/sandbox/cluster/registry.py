@@ -114,7 +114,11 @@ class Registry:
             raise
 
     def select(self, plural: str | Resource, namespace: str | None = None, fields: str = "") -> list[Object]:
-        """Return all objects that a field selector admits."""
+        """Return copies of all objects that a field selector admits."""
+        return [clone(obj) for obj in self.peek(plural, namespace, fields)]
+
+    def peek(self, plural: str | Resource, namespace: str | None = None, fields: str = "") -> list[Object]:
+        """Return all objects that a field selector admits, as they are stored: only to be read."""
         resource = self._resolve(plural)
         terms = parse_fields(resource, fields)
         return [obj for obj in self.store.all(resource, namespace) if selected(obj, terms)]

@@ -112,8 +112,8 @@ class Scheduler:
         return self._server.registry
 
     def _look(self) -> _View:
-        slices = self._api.select("resourceslices") if self._api.serves("resourceslices") else []
-        return _View(slices, self._api.select("nodes"))
+        slices = self._api.peek("resourceslices") if self._api.serves("resourceslices") else []
+        return _View(slices, self._api.peek("nodes"))
 
     async def _run(self) -> None:
         while True:
@@ -135,7 +135,7 @@ class Scheduler:
     def _pass(self) -> None:
         """Look at every pod without a node once."""
         self._drop_bindings()
-        for pod in sorted(self._api.select("pods", fields="spec.nodeName="), key=_age):
+        for pod in sorted(self._api.peek("pods", fields="spec.nodeName="), key=_age):
             if (
                 terminal(pod)
                 or dig(pod, "metadata.deletionTimestamp")
@@ -197,7 +197,7 @@ class Scheduler:
         if dig(node, "spec.unschedulable"):
             raise Unschedulable("node is unschedulable")
         classes = self._classes()
-        split = split_requests(pod, node, self._api.select("pods"), classes, self._api.profile)
+        split = split_requests(pod, node, self._api.peek("pods"), classes, self._api.profile)
         usage, offers = self._usage(), offers_of(slices, name_of(node))
         allocations: list[tuple[Object, Object | None]] = []
         for claim in claims:
@@ -213,11 +213,11 @@ class Scheduler:
         self._commit(pod, name_of(node), allocations, split)
 
     def _usage(self) -> Usage:
-        claims = self._api.select("resourceclaims") if self._api.serves("resourceclaims") else []
+        claims = self._api.peek("resourceclaims") if self._api.serves("resourceclaims") else []
         return usage_of(claims)
 
     def _classes(self) -> dict[str, Object]:
-        found = self._api.select("deviceclasses") if self._api.serves("deviceclasses") else []
+        found = self._api.peek("deviceclasses") if self._api.serves("deviceclasses") else []
         return {name_of(one): one for one in found}
 
     def _commit(
@@ -273,7 +273,7 @@ class Scheduler:
     # -- two-phase binding (D-5007)
 
     def _drop_bindings(self) -> None:
-        there = {uid_of(pod) for pod in self._api.select("pods", fields="spec.nodeName=")}
+        there = {uid_of(pod) for pod in self._api.peek("pods", fields="spec.nodeName=")}
         self._binding = {uid: binding for uid, binding in self._binding.items() if uid in there}
 
     def _check_binding(self, pod: Object) -> None:

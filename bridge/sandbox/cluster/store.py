@@ -70,10 +70,13 @@ class Store:
         return clone(found) if found is not None else None
 
     def all(self, resource: Resource, namespace: str | None = None) -> Iterator[Object]:
-        """Yield copies of all objects (of one namespace), ordered by namespace and name as etcd does."""
+        """Yield all objects (of one namespace) as they are stored: to be read, or cloned and then changed.
+
+        Ordered by namespace and name, as etcd does.
+        """
         for (at, _), obj in sorted(self._of(resource).items(), key=lambda item: item[0]):
             if namespace in (None, at):
-                yield clone(obj)
+                yield obj
 
     def write(self, resource: Resource, obj: Object) -> Object:
         """Store an object under a new revision and tell the watchers; return a copy of what is stored."""
