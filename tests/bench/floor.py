@@ -68,9 +68,10 @@ async def floor(stage: Stage) -> AsyncIterator[Floor]:
             grpc.aio.insecure_channel(f"unix:{socket}") as channel,
             KubeApi.from_kubeconfig(stage.kubeconfig) as api,
         ):
-            made = Floor(pb_grpc.DRAPluginStub(channel), api, descriptor)
-            await made.without_get()
-            yield made
+            stub: pb_grpc.DRAPluginAsyncStub = pb_grpc.DRAPluginStub(channel)
+            # The socket is there a moment before anybody listens on it.
+            await stub.NodePrepareResources(pb.NodePrepareResourcesRequest(), wait_for_ready=True)
+            yield Floor(stub, api, descriptor)
     finally:
         await asyncio.to_thread(server.stop)
         os.close(descriptor)
