@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from bridge.sandbox.kubelet.sockets import serve
 from bridge.sandbox.paths import Paths
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
 from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as dp_grpc
@@ -47,8 +48,7 @@ class Registrar(reg_grpc.RegistrationServicer):
     async def start(self) -> None:
         self.server = grpc.aio.server()
         reg_grpc.add_RegistrationServicer_to_server(self, self.server)
-        self.server.add_insecure_port(f"unix://{self.socket}")
-        await self.server.start()
+        await serve(self.server, self.socket, self.socket.parent.parent)
 
     async def stop(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -133,8 +133,7 @@ class RawDevicePlugin(dp_grpc.DevicePluginServicer):
     async def serve(self) -> None:
         self.server = grpc.aio.server()
         dp_grpc.add_DevicePluginServicer_to_server(self, self.server)
-        self.server.add_insecure_port(f"unix://{self.socket}")
-        await self.server.start()
+        await serve(self.server, self.socket, self.paths.base)
 
     async def register(self, version: str = "v1beta1", resource: str = "", endpoint: str = "") -> None:
         """Register over kubelet.sock."""
@@ -164,6 +163,7 @@ class RawDevicePlugin(dp_grpc.DevicePluginServicer):
         if self.registrar is not None:
             await self.registrar.stop()
             self.registrar = None
+        self.socket.unlink(missing_ok=True)
         await self.server.stop(None)
 
 
@@ -220,8 +220,7 @@ class RawDraDriver(dra_grpc.DRAPluginServicer, health_grpc.DRAResourceHealthServ
         dra_grpc.add_DRAPluginServicer_to_server(self, self.server)
         dra_old_grpc.add_DRAPluginServicer_to_server(_Old(self), self.server)
         health_grpc.add_DRAResourceHealthServicer_to_server(self, self.server)
-        self.server.add_insecure_port(f"unix://{self.socket}")
-        await self.server.start()
+        await serve(self.server, self.socket, self.paths.base)
 
     async def start(self) -> None:
         await self.serve()

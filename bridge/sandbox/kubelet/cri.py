@@ -9,6 +9,7 @@ import grpc
 from bridge.platform.api import cri_pb2 as pb
 from bridge.platform.api.cri_pb2_grpc import RuntimeServiceServicer, add_RuntimeServiceServicer_to_server
 from bridge.sandbox.kubelet.runtime import Container, Runtime
+from bridge.sandbox.kubelet.sockets import serve
 
 _POD_UID, _POD_NAME = "io.kubernetes.pod.uid", "io.kubernetes.pod.name"
 _NAMESPACE, _CONTAINER = "io.kubernetes.pod.namespace", "io.kubernetes.container.name"
@@ -23,11 +24,9 @@ class CriServer(RuntimeServiceServicer):
 
     async def start(self) -> None:
         """Listen."""
-        self._socket.unlink(missing_ok=True)
         self._server = grpc.aio.server()
         add_RuntimeServiceServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix://{self._socket}")
-        await self._server.start()
+        await serve(self._server, self._socket, self._socket.parent)
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from bridge.sandbox.cluster.objects import is_extended
 from bridge.sandbox.kubelet import checkpoint
 from bridge.sandbox.kubelet.allocations import Allocations
 from bridge.sandbox.kubelet.context import Context
@@ -18,10 +17,6 @@ from bridge.sandbox.tasks import spawn
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 
 VERSION = "v1beta1"
-
-
-class RegistrationRefused(Exception):
-    """A registration that the kubelet does not accept."""
 
 
 class DeviceManager:
@@ -52,30 +47,18 @@ class DeviceManager:
 
     # -- registration
 
-    async def register(self, resource: str, socket: str, versions: Sequence[str]) -> Endpoint:
-        """Accept a plugin: check, dial, ask for options, replace the endpoint, open the stream (A.2).
+    async def register(self, resource: str, socket: str) -> Endpoint:
+        """Take a plugin that was found good: dial, ask for options, replace the endpoint, open the stream (A.2).
 
         Raises:
-            RegistrationRefused: bad version or resource name.
             EndpointError: the plugin does not answer.
         """
-        self.validate(resource, versions)
         endpoint = Endpoint(resource, socket)
         await endpoint.connect()
         self.endpoints[resource] = endpoint
         self.context.tell("PluginRegistered", resource, socket=socket)
         endpoint.follow(self._listed, self._ended)
         return endpoint
-
-    def validate(self, resource: str, versions: Sequence[str]) -> None:
-        """Check what a plugin says about itself; raises RegistrationRefused."""
-        if VERSION not in versions:
-            raise RegistrationRefused(
-                f'requested API version "{",".join(versions)}" is not supported by kubelet. '
-                f'Supported versions are ["{VERSION}"]'
-            )
-        if not is_extended(resource) or resource.startswith("deviceclass.resource.kubernetes.io/"):
-            raise RegistrationRefused(f'the ResourceName "{resource}" is invalid')
 
     async def deregister(self, resource: str) -> None:
         """Drop the plugin of a resource, as when its registration socket goes."""

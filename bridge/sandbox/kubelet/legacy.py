@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -10,6 +11,7 @@ import grpc
 from bridge.sandbox.kubelet.context import Context
 from bridge.sandbox.kubelet.devices import DeviceManager, RegistrationRefused
 from bridge.sandbox.kubelet.endpoint import EndpointError
+from bridge.sandbox.kubelet.sockets import serve
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import (
     RegistrationServicer,
@@ -29,13 +31,14 @@ class LegacyRegistration(RegistrationServicer):
         folder = self._context.paths.device_plugins
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-                self._context.tell("SocketWiped", path.name)
+            # A plugin may remove its own socket at the same moment.
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
+                    self._context.tell("SocketWiped", path.name)
         self._server = grpc.aio.server()
         add_RegistrationServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix://{folder / 'kubelet.sock'}")
-        await self._server.start()
+        await serve(self._server, folder / "kubelet.sock", self._context.paths.base)
 
     async def stop(self) -> None:
         """Stop listening."""

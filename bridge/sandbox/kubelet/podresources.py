@@ -23,6 +23,7 @@ from bridge.sandbox.cluster.objects import (
 from bridge.sandbox.kubelet.context import Context
 from bridge.sandbox.kubelet.devices import DeviceManager
 from bridge.sandbox.kubelet.dra import DraManager
+from bridge.sandbox.kubelet.sockets import serve
 
 
 class PodResources(PodResourcesListerServicer):
@@ -42,11 +43,9 @@ class PodResources(PodResourcesListerServicer):
         """Listen."""
         path = self._context.paths.pod_resources
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
         self._server = grpc.aio.server()
         add_PodResourcesListerServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix://{path}")
-        await self._server.start()
+        await serve(self._server, path, self._context.paths.base)
 
     async def stop(self) -> None:
         """Stop listening."""
