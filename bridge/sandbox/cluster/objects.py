@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
 Object = dict[str, Any]
 """A Kubernetes object as its JSON says it: the server is schema-less but for what it validates."""
+
+_DOMAIN_LIMIT, _NAME_LIMIT = 253, 63
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
 class ApiProblem(Exception):
@@ -139,13 +144,18 @@ def extended_limits(container: Object) -> dict[str, int]:
 
 
 def is_extended(name: str) -> bool:
-    """Say whether a name may be an extended resource (A.2: qualified, not `*kubernetes.io/`)."""
-    domain, slash, rest = name.partition("/")
-    if not slash or not rest or name.startswith("requests."):
+    """Say whether a name in a container's limits is an extended resource, DRA's own included (KEP-5004)."""
+    return name.startswith("deviceclass.resource.kubernetes.io/") or may_register(name)
+
+
+def may_register(name: str) -> bool:
+    """Say whether a device plugin may register a resource of that name (A.2: IsExtendedResourceName)."""
+    if "/" not in name or "kubernetes.io/" in name or name.startswith("requests."):
         return False
-    if domain == "deviceclass.resource.kubernetes.io":
-        return True
-    return not (domain == "kubernetes.io" or domain.endswith(".kubernetes.io"))
+    domain, _, rest = name.partition("/")
+    domain = f"requests.{domain}"  # as its quota would be called, which has to be a qualified name too
+    good_domain = len(domain) <= _DOMAIN_LIMIT and all(_LABEL.fullmatch(part) for part in domain.split("."))
+    return good_domain and len(rest) <= _NAME_LIMIT and _NAME.fullmatch(rest) is not None
 
 
 def owner_reference(api_version: str, kind: str, owner: Object) -> Object:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from bridge.sandbox.cluster.objects import may_register
 from bridge.sandbox.kubelet import checkpoint
 from bridge.sandbox.kubelet.allocations import Allocations
 from bridge.sandbox.kubelet.context import Context
@@ -17,6 +18,10 @@ from bridge.sandbox.tasks import spawn
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 
 VERSION = "v1beta1"
+
+
+class RegistrationRefused(Exception):
+    """A registration that the kubelet does not accept."""
 
 
 class DeviceManager:
@@ -47,18 +52,41 @@ class DeviceManager:
 
     # -- registration
 
-    async def register(self, resource: str, socket: str) -> Endpoint:
-        """Take a plugin that was found good: dial, ask for options, replace the endpoint, open the stream (A.2).
+    async def register(self, resource: str, socket: str, versions: Sequence[str]) -> Endpoint:
+        """Accept a plugin: check, dial, ask for options, replace the endpoint, open the stream (A.2).
 
         Raises:
+            RegistrationRefused: bad version or resource name.
             EndpointError: the plugin does not answer.
         """
+        self.validate(resource, versions)
         endpoint = Endpoint(resource, socket)
         await endpoint.connect()
         self.endpoints[resource] = endpoint
         self.context.tell("PluginRegistered", resource, socket=socket)
         endpoint.follow(self._listed, self._ended)
         return endpoint
+
+    def validate(self, resource: str, versions: Sequence[str]) -> None:
+        """Check what a plugin says about itself over kubelet.sock; raises RegistrationRefused."""
+        if VERSION not in versions:
+            raise RegistrationRefused(
+                f'requested API version "{",".join(versions)}" is not supported by kubelet. '
+                f'Supported version is ["{VERSION}"]'
+            )
+        if not may_register(resource):
+            raise RegistrationRefused(f'the ResourceName "{resource}" is invalid')
+
+    def validate_watched(self, resource: str, versions: Sequence[str]) -> None:
+        """Check what a plugin says about itself in its registration socket; raises RegistrationRefused."""
+        if VERSION not in versions:
+            raise RegistrationRefused(
+                f"manager version, {VERSION}, is not among plugin supported versions [{' '.join(versions)}]"
+            )
+        if not may_register(resource):
+            raise RegistrationRefused(
+                f'invalid name of device plugin socket: the ResourceName "{resource}" is invalid'
+            )
 
     async def deregister(self, resource: str) -> None:
         """Drop the plugin of a resource, as when its registration socket goes."""

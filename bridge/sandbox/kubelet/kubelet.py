@@ -37,7 +37,7 @@ class _DevicePlugins:
 
     def validate(self, name: str, endpoint: str, versions: Sequence[str]) -> None:
         try:
-            self._manager.validate(name, versions)
+            self._manager.validate_watched(name, versions)
         except RegistrationRefused as error:
             raise PluginRefused(str(error)) from error
 

@@ -165,17 +165,19 @@ class PluginWatcher:
     async def _introduce(self, path: Path, stamp: Stamp, stub: RegistrationAsyncStub) -> _Registered:
         info = await stub.GetInfo(pb.InfoRequest(), timeout=GET_INFO_SECONDS)
         endpoint, versions = info.endpoint or str(path), list(info.supported_versions)
+        handler = self._handlers.get(info.type)
+        if handler is None:
+            await self._refuse(stub, f"no handler registered for plugin type: {info.type} at socket {path}")
+            raise PluginRefused(f"no handler registered for plugin type: {info.type} at socket {path}")
         try:
-            handler = self._handlers.get(info.type)
-            if handler is None:
-                raise PluginRefused(f"no registered handler for plugin type: {info.type}, at socket {path}")
             handler.validate(info.name, endpoint, versions)
+        except PluginRefused as error:
+            await self._refuse(stub, f"plugin validation failed with err: {error}")
+            raise
+        try:
             await handler.register(info.name, endpoint, versions)
         except PluginRefused as error:
-            text = f"RegisterPlugin error -- plugin registration failed with err: {error}"
-            await stub.NotifyRegistrationStatus(
-                pb.RegistrationStatus(plugin_registered=False, error=text), timeout=NOTIFY_SECONDS
-            )
+            await self._refuse(stub, f"plugin registration failed with err: {error}")
             raise
         try:
             await stub.NotifyRegistrationStatus(
@@ -185,6 +187,10 @@ class PluginWatcher:
             await handler.deregister(info.name, endpoint)
             raise
         return _Registered(stamp, handler, info.name, endpoint)
+
+    async def _refuse(self, stub: RegistrationAsyncStub, why: str) -> None:
+        status = pb.RegistrationStatus(plugin_registered=False, error=f"RegisterPlugin error -- {why}")
+        await stub.NotifyRegistrationStatus(status, timeout=NOTIFY_SECONDS)
 
     def _later(self, path: Path, why: str) -> None:
         times = self._context.timings
