@@ -19,6 +19,7 @@ from bridge.config import Config
 from bridge.daemon.checks import Checks
 from bridge.daemon.groups import Context, GroupRunner
 from bridge.daemon.http import HttpEndpoint
+from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics, MetricsReport
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
@@ -79,6 +80,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         await _serve(config, context, stack)
         deallocations.start()
         checks.started()
+        freeze()
         log.info(
             "serving",
             extra={

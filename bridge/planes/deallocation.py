@@ -122,9 +122,10 @@ class Deallocations:
 def shares_still_allocated(found: Claim | ClaimError) -> frozenset[str]:
     """The shares that a claim, as it is now, still has; none if it is gone or another one has its name (H6).
 
-    Raises nothing: an error that does not tell is the caller's, before this.
+    Raises ValueError for an error that does not tell; the caller keeps those from here.
     """
     if isinstance(found, ClaimError):
-        assert found.problem in (ClaimProblem.REPLACED, ClaimProblem.NOT_ALLOCATED, ClaimProblem.NOT_OURS)
+        if found.problem not in (ClaimProblem.REPLACED, ClaimProblem.NOT_ALLOCATED, ClaimProblem.NOT_OURS):
+            raise ValueError(f"this proves nothing about a claim's shares: {found}")
         return frozenset()
     return frozenset(r.share_id or r.device for r in found.results if not r.admin_access)
