@@ -16,6 +16,10 @@ from dra_v1.slices import Pool, SliceDevice
 
 log = logging.getLogger(__name__)
 
+REST_S = 0.05
+"""Between two publications: each costs the API server and this process several milliseconds after the projection,
+and a burst of hand-outs needs only the last."""
+
 _CONSUMABLE_FIELDS = frozenset({"allowMultipleAllocations", "capacity.requestPolicy"})
 
 
@@ -44,7 +48,7 @@ class SliceFeed:
     async def run(self, plugin: DraPlugin) -> None:
         """Feed the plugin until cancelled."""
         last: tuple[SliceOffer, ...] | None = None
-        with self._rosters.pulses[self._group].listen() as changes:
+        with self._rosters.pulses[self._group].listen(REST_S) as changes:
             while True:
                 view = dra_view(
                     self._rosters.of(self._group),

@@ -6,6 +6,7 @@ has. On the path of Allocate there is one commit and nothing else (H40).
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class DevicePluginPlane:
 
     def _list(self) -> tuple[PluginDevice, ...]:
         return tuple(
-            PluginDevice(offer.id, offer.healthy, () if offer.numa_node is None else (offer.numa_node,))
+            _plugin_device(offer.id, offer.healthy, offer.numa_node)
             for offer in device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
         )
 
@@ -138,3 +139,9 @@ def container_response(roster: Roster, ids: Sequence[str]) -> ContainerResponse:
 def needs_cdi(device: Device) -> bool:
     """Whether its edits say something that a device spec cannot."""
     return any(node.owner is not None for node in device.edits.nodes)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plugin_device(name: str, healthy: bool, numa_node: int | None) -> PluginDevice:
+    """The same object for the same device: most of a list is as it was, and is compared and made in no time."""
+    return PluginDevice(name, healthy, () if numa_node is None else (numa_node,))

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 PACE_S = 0.005
 """What pulses within so many seconds is one pulse: a burst must not cost a projection for each hold of it."""
 
-
 REST = 9
 """A listener rests so many times as long as it has worked: followers together must not take the event loop from
 those who wait for an answer."""
@@ -21,8 +20,9 @@ LONGEST_REST_S = 0.1
 class Listening:
     """One listener's end. What pulses while it is busy is one pulse."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_s: float) -> None:
         self._event = asyncio.Event()
+        self._rest_s = rest_s
         self._woke = time.monotonic()
 
     def ring(self) -> None:
@@ -32,7 +32,7 @@ class Listening:
     async def wait(self) -> None:
         """Return soon after the next pulse, or after one since the last return."""
         now = time.monotonic()
-        rested = now + min(REST * (now - self._woke), LONGEST_REST_S)
+        rested = max(now + min(REST * (now - self._woke), LONGEST_REST_S), self._woke + self._rest_s)
         await self._event.wait()
         await asyncio.sleep(max(PACE_S, rested - time.monotonic()))
         self._event.clear()
@@ -51,9 +51,9 @@ class Pulse:
             listener.ring()
 
     @contextlib.contextmanager
-    def listen(self) -> Iterator[Listening]:
-        """Listen while the context lasts."""
-        listener = Listening()
+    def listen(self, rest_s: float = 0.0) -> Iterator[Listening]:
+        """Listen while the context lasts; at least `rest_s` seconds lie between two pulses that are heard."""
+        listener = Listening(rest_s)
         self._listeners.add(listener)
         try:
             yield listener
