@@ -20,7 +20,7 @@ class Scale:
         calls_of_64: calls of 64 claims at each of them.
         plugs: devices plugged.
         starts: starts of the daemon.
-        idle_s: seconds over which idle CPU is taken.
+        idle_s: seconds over which idle CPU is taken; a whole period of the slow rescan.
         many: devices of the big node.
     """
 
@@ -29,7 +29,7 @@ class Scale:
     calls_of_64: int = 10
     plugs: int = 120
     starts: int = 7
-    idle_s: float = 30.0
+    idle_s: float = 60.0
     many: int = 10_000
 
     def warm_up(self) -> Self:
