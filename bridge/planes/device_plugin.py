@@ -24,6 +24,9 @@ from deviceplugin_v1beta1 import AllocationRefused, ContainerResponse, DeviceSpe
 from deviceplugin_v1beta1 import Device as PluginDevice
 from deviceplugin_v1beta1 import Mount as PluginMount
 
+REST_S = 0.025
+"""Between two lists: each is made, sent and read whole, and a burst of hand-outs needs only the last."""
+
 UNKNOWN_POD = "a pod of this node"
 """Allocate does not say who asks (kubelet-contract A.4)."""
 
@@ -56,7 +59,7 @@ class DevicePluginPlane:
     async def devices(self) -> AsyncIterator[Sequence[PluginDevice]]:
         """Complete lists, a new one at each change that this plane shows."""
         last: Sequence[PluginDevice] | None = None
-        with self._around.changed.listen() as changes:
+        with self._around.changed.listen(REST_S) as changes:
             while True:
                 now = self._list()
                 if now != last:
