@@ -126,7 +126,8 @@ async def test_a_refused_allocate_fails_the_pod_for_good(box: Sandbox, plugin: R
     pod = await box.wait_phase("p", "Failed")
     assert pod["status"]["reason"] == "UnexpectedAdmissionError"
     assert pod["status"]["message"] == (
-        "Allocate failed due to rpc error: code = FailedPrecondition desc = acc0 is held by somebody, "
+        "Pod was rejected: Allocate failed due to rpc error: code = FailedPrecondition "
+        "desc = acc0 is held by somebody, "
         "which is unexpected"
     )
     assert not box.kubelet.devices.allocated.get(RESOURCE)
@@ -307,12 +308,12 @@ async def test_an_ordinary_deletion_waits_for_the_containers(box: Sandbox, plugi
     assert not container.running and container.exit_code == 143
 
 
-async def test_h3_one_pod_too_many_is_out_of_the_resource(box: Sandbox, plugin: RawDevicePlugin) -> None:
+async def test_h3_one_pod_too_many_fails_at_admission(box: Sandbox, plugin: RawDevicePlugin) -> None:
     box.create_pod(make.pod("p", limits={RESOURCE: 4}))
     await box.wait_phase("p", "Running")
     box.create_pod(make.pod("q", limits={RESOURCE: 1}, node=box.node))
     pod = await box.wait_phase("q", "Failed")
-    assert pod["status"]["reason"] == f"OutOf{RESOURCE}"
+    assert pod["status"]["reason"] == "UnexpectedAdmissionError"
 
 
 async def test_device_specs_and_health_reach_the_container_and_its_status(

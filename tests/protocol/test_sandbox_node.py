@@ -70,7 +70,7 @@ async def test_h3_a_stale_scheduler_binds_one_pod_too_many() -> None:
             await box.wait_allocatable(RESOURCE, 0)
             box.create_pod(make.pod("p", limits={RESOURCE: 1}))
             pod = await box.wait_phase("p", "Failed")
-        assert pod["status"]["reason"] == f"OutOf{RESOURCE}"
+        assert pod["status"]["reason"] == "UnexpectedAdmissionError"
         box.create_pod(make.pod("q", limits={RESOURCE: 1}))
         told = await box.observe.wait("Unschedulable", "default/q")
         assert f"Insufficient {RESOURCE}" in str(told.facts["reason"])

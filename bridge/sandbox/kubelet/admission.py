@@ -60,6 +60,11 @@ def requests_of(pod: Object) -> dict[str, int]:
     return total
 
 
+def cpu_of(pod: Object) -> int:
+    """Return what a pod's app containers ask of whole CPUs."""
+    return sum(int(dig(container, "resources.requests", {}).get("cpu", 0)) for container in containers(pod))
+
+
 def dra_backed(pod: Object) -> set[tuple[str, str]]:
     """Return the (container, resource) pairs that DRA serves (KEP-5004)."""
     mappings: list[Object] = dig(pod, "status.extendedResourceClaimStatus.requestMappings", [])
@@ -89,7 +94,6 @@ class Admission:
         Raises:
             Rejected: with the reason and message of the pod's status.
         """
-        self._check_fit(pod, others)
         self._reuse = {}
         try:
             for container in [*init_containers(pod), *containers(pod)]:
@@ -97,6 +101,8 @@ class Admission:
         except (_AllocateError, EndpointError) as error:
             text = f"Allocate failed due to {error}, which is unexpected"
             raise Rejected("UnexpectedAdmissionError", text) from error
+        # Only after the plugins were called, as in the real one: a pod that does not fit has been allocated for.
+        self._check_fit(pod, others)
 
     async def again(self, pod: Object, container: Object) -> None:
         """Allocate for a container that starts without cached devices (GetDeviceRunContainerOptions, A.4).
@@ -128,6 +134,7 @@ class Admission:
         for other in others:
             for name, count in requests_of(other).items():
                 used[name] = used.get(name, 0) + count
+        self._check_cpu(pod, others, dig(node, "status.allocatable.cpu", "0"))
         by_dra = {resource for _, resource in dra_backed(pod)}
         for name, count in requests_of(pod).items():
             if name in by_dra or name not in allocatable:
@@ -135,9 +142,18 @@ class Admission:
             if used.get(name, 0) + count > allocatable[name]:
                 raise Rejected(
                     f"OutOf{name}",
-                    f"Pod was rejected: Node didn't have enough resource: {name}, requested: {count}, "
+                    f"Node didn't have enough resource: {name}, requested: {count}, "
                     f"used: {used.get(name, 0)}, capacity: {allocatable[name]}",
                 )
+
+    def _check_cpu(self, pod: Object, others: list[Object], allocatable: str) -> None:
+        wanted, used = cpu_of(pod), sum(map(cpu_of, others))
+        if wanted and used + wanted > int(allocatable):
+            raise Rejected(
+                "OutOfcpu",
+                f"Node didn't have enough resource: cpu, requested: {wanted}000, used: {used}000, "
+                f"capacity: {allocatable}000",
+            )
 
     async def _container(self, pod: Object, container: Object) -> None:
         """Give one container its devices, and let later containers re-use those of finished init containers."""

@@ -218,7 +218,11 @@ class Kubelet:
             await self.admission.admit(pod, others)
         except Rejected as error:
             self._rejected.add(uid)
-            status = {"phase": "Failed", "reason": error.reason, "message": error.message}
+            status = {
+                "phase": "Failed",
+                "reason": error.reason,
+                "message": f"Pod was rejected: {error.message}",
+            }
             self._context.event(pod, "Warning", error.reason, error.message)
             self._status.set(pod, status)
             for container in self._runtime.running(uid):

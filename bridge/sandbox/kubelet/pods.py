@@ -161,7 +161,10 @@ class PodWorker:
                 self.report()
                 return started
             except (StartError, EndpointError, Rejected) as error:
-                self._waiting[name] = ("CreateContainerError", str(error))
+                reason = (
+                    "CreateContainerError" if isinstance(error, StartError) else "CreateContainerConfigError"
+                )
+                self._waiting[name] = (reason, str(error))
                 self._parts.context.event(self.pod, "Warning", "Failed", f"Error: {error}")
                 self.report()
             await asyncio.sleep(delay)

@@ -17,6 +17,7 @@ class Box:
         name: its name.
         limits: extended resources, name to count.
         claims: names of the pod's claims that it uses, each also as `name/request`.
+        cpu: whole CPUs that it asks for.
         run: seconds after which it ends by itself; None: it runs until it is stopped.
         exit_code: of a container that ends by itself.
         stop: seconds that it takes to obey a stop.
@@ -26,6 +27,7 @@ class Box:
     name: str = "main"
     limits: Mapping[str, int] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
+    cpu: int = 0
     run: float | None = None
     exit_code: int = 0
     stop: int = 0

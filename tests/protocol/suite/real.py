@@ -180,9 +180,10 @@ class RealNode(Node):
         return None if found is None else found.get("status", {})
 
     async def clear(self) -> None:
-        """Remove all pods, wait for their end, and remove the claims."""
+        """Remove all pods and claims; where there are claims, wait for the pods' end."""
+        with_claims = bool(await self._do(lambda: self._cluster.list("ResourceClaim", self.namespace)))
         for pod in await self._do(lambda: self._cluster.list("Pod", self.namespace)):
-            await self.delete(pod["metadata"]["name"])
+            await self.delete(pod["metadata"]["name"], force=not with_claims)
 
         async def none_left() -> bool:
             return not await self._do(lambda: self._cluster.list("Pod", self.namespace))
@@ -197,11 +198,10 @@ class RealNode(Node):
 
 def _container(box: Box) -> Object:
     trap = f"trap 'sleep {box.stop}; exit 143' TERM"
-    if box.run is None:
-        live = "while :; do sleep 3600 & wait $!; done"
-    else:
-        live = f"sleep {box.run}; exit {box.exit_code}"
+    for_ever = "while :; do sleep 3600 & wait $!; done"
+    live = for_ever if box.run is None else f"sleep {box.run}; exit {box.exit_code}"
     amounts = {name: str(count) for name, count in box.limits.items()}
+    requests = {**amounts, "cpu": str(box.cpu)} if box.cpu else amounts
     claims = [
         {"name": name, "request": request} if request else {"name": name}
         for name, _, request in (claim.partition("/") for claim in box.claims)
@@ -210,6 +210,6 @@ def _container(box: Box) -> Object:
         "name": box.name,
         "image": BUSYBOX,
         "command": ["sh", "-c", f"{trap}; {_SHOW}; {live}"],
-        "resources": {"limits": amounts, "requests": amounts, "claims": claims},
+        "resources": {"limits": amounts, "requests": requests, "claims": claims},
     }
     return {**made, "restartPolicy": "Always"} if box.sidecar else made

@@ -134,4 +134,7 @@ class SimulatedNode(Node):
 
 
 def _container(box: Box) -> Object:
-    return make.container(box.name, limits=box.limits, claims=box.claims, always=box.sidecar)
+    made = make.container(box.name, limits=box.limits, claims=box.claims, always=box.sidecar)
+    if box.cpu:
+        made["resources"].setdefault("requests", {})["cpu"] = str(box.cpu)
+    return made
