@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 
@@ -12,6 +15,8 @@ from bridge.sandbox.cluster.registry import Registry
 from bridge.sandbox.cluster.resources import Profile
 from bridge.sandbox.observe import Observations
 from bridge.sandbox.paths import Paths
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,29 @@ _CODES = {
 def rpc_text(error: grpc.aio.AioRpcError) -> str:
     """Write a gRPC error as Go does, since that is what ends up in pod status and events."""
     return f"rpc error: code = {_CODES[error.code().name]} desc = {error.details()}"
+
+
+class ConnectionClosing(Exception):
+    """A call was under way when its connection was closed on this side; the text is Go's."""
+
+
+async def answered(call: Awaitable[T]) -> T:
+    """Wait for a call's answer.
+
+    gRPC for Python cancels whoever waits for a call on a channel that is closed; a kubelet sees an error instead
+    and goes on.
+
+    Raises:
+        ConnectionClosing: the channel was closed meanwhile.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        text = "rpc error: code = Canceled desc = grpc: the client connection is closing"
+        raise ConnectionClosing(text) from None
 
 
 def dial(socket: str) -> grpc.aio.Channel:

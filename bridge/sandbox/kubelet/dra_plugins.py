@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from bridge.sandbox.cluster.objects import ApiProblem
-from bridge.sandbox.kubelet.context import Context, dial, rpc_text
+from bridge.sandbox.kubelet.context import ConnectionClosing, Context, answered, dial, rpc_text
 from bridge.sandbox.kubelet.health import HealthWatch
 from bridge.sandbox.kubelet.watcher import PluginRefused
 from bridge.sandbox.tasks import spawn
@@ -47,13 +47,15 @@ class Instance:
         try:
             if self.service == "v1.DRAPlugin":
                 stub: DRAPluginAsyncStub = DRAPluginStub(self.channel)
-                return await stub.NodePrepareResources(request, timeout=self._timeout)
+                return await answered(stub.NodePrepareResources(request, timeout=self._timeout))
             old: v1beta1_grpc.DRAPluginAsyncStub = v1beta1_grpc.DRAPluginStub(self.channel)
             message = v1beta1.NodePrepareResourcesRequest.FromString(request.SerializeToString())
-            answer = await old.NodePrepareResources(message, timeout=self._timeout)
+            answer = await answered(old.NodePrepareResources(message, timeout=self._timeout))
             return v1.NodePrepareResourcesResponse.FromString(answer.SerializeToString())
         except grpc.aio.AioRpcError as error:
             raise DraCallError(f"NodePrepareResources: {rpc_text(error)}") from error
+        except ConnectionClosing as error:
+            raise DraCallError(f"NodePrepareResources: {error}") from error
 
     async def unprepare(self, claims: Sequence[v1.Claim]) -> v1.NodeUnprepareResourcesResponse:
         """Call NodeUnprepareResources (45 s); raises DraCallError."""
@@ -61,13 +63,15 @@ class Instance:
         try:
             if self.service == "v1.DRAPlugin":
                 stub: DRAPluginAsyncStub = DRAPluginStub(self.channel)
-                return await stub.NodeUnprepareResources(request, timeout=self._timeout)
+                return await answered(stub.NodeUnprepareResources(request, timeout=self._timeout))
             old: v1beta1_grpc.DRAPluginAsyncStub = v1beta1_grpc.DRAPluginStub(self.channel)
             message = v1beta1.NodeUnprepareResourcesRequest.FromString(request.SerializeToString())
-            answer = await old.NodeUnprepareResources(message, timeout=self._timeout)
+            answer = await answered(old.NodeUnprepareResources(message, timeout=self._timeout))
             return v1.NodeUnprepareResourcesResponse.FromString(answer.SerializeToString())
         except grpc.aio.AioRpcError as error:
             raise DraCallError(f"NodeUnprepareResources: {rpc_text(error)}") from error
+        except ConnectionClosing as error:
+            raise DraCallError(f"NodeUnprepareResources: {error}") from error
 
     async def close(self) -> None:
         """Close the connection and end what follows it."""

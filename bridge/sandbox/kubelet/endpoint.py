@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from bridge.sandbox.kubelet.context import dial, rpc_text
+from bridge.sandbox.kubelet.context import ConnectionClosing, answered, dial, rpc_text
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginStub
 
@@ -128,13 +128,15 @@ class Endpoint:
         """Call Allocate for one container: one request inside, no deadline, first answer taken (A.4).
 
         Raises:
-            EndpointError: on refusal and on an empty answer.
+            EndpointError: on refusal, on an empty answer, and if the plugin goes away meanwhile.
         """
         request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)])
         try:
-            answer = await self._stub.Allocate(request)
+            answer = await answered(self._stub.Allocate(request))
         except grpc.aio.AioRpcError as error:
             raise EndpointError(rpc_text(error)) from error
+        except ConnectionClosing as error:
+            raise EndpointError(str(error)) from error
         if not answer.container_responses:
             raise EndpointError(f"no containers return in allocation response {answer}")
         return answer.container_responses[0]
