@@ -52,4 +52,5 @@ def test_a_small_run_measures_every_part(tmp_path: Path) -> None:
     main(["--quick", "--output", str(output)])  # on a busy machine a limit may be missed: not judged here
     rows = json.loads(output.read_text())
     assert len(rows) >= len(PARTS)
-    assert all(row["value"] > 0 for row in rows)
+    # An idle daemon may well not run for a whole tick in so short a time.
+    assert all(row["value"] > 0 or "idle" in row["name"] for row in rows)
