@@ -2,7 +2,6 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: help venv demo test e2e e2e-ci cluster bench lint format protos lock clean
 
