@@ -187,7 +187,8 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         """Take the kubelet's word. It tries again by itself after a refusal."""
         if request.plugin_registered:
             logger.info("registered with the kubelet", extra=self._extra())
-        else:
+        elif self.status != RegistrationStatus(False, request.error):
+            # It tries for ever, and a cluster without DRA refuses for ever: the same words are said once.
             logger.error(
                 "the kubelet refused the registration", extra=self._extra() | {"error": request.error}
             )

@@ -21,6 +21,7 @@ from bridge.planes.deallocation import Deallocations
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.cdi import CdiFiles
+from bridge.platform.roots import Roots
 from deviceplugin_v1beta1 import DevicePluginServer
 from dra_v1.kube import KubeApi
 from dra_v1.plugin import DraPlugin
@@ -40,6 +41,7 @@ class Context:
     cdi: CdiFiles
     deallocations: Deallocations
     report: Report
+    roots: Roots
     metrics: Metrics
     checks: Checks
 
@@ -76,6 +78,7 @@ class GroupRunner:
                 lambda: context.rosters.of(group.name),
                 context.rosters.pulses[group.name],
                 context.report,
+                context.roots.still_there,
             ),
         )
         root = context.config.daemon.kubelet_root
@@ -112,6 +115,7 @@ class GroupRunner:
                 context.deallocations,
                 context.rosters.pulses[group.name],
                 context.report,
+                context.roots.still_there,
             ),
         )
         plugin = DraPlugin(

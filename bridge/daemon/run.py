@@ -60,7 +60,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         ledger = await _ledger(config, settings)
         stack.push_async_callback(ledger.close)
         _serve_http(config, metrics, checks, stack)
-        scanner = Scanner(config.groups, _roots(settings), rescan=config.daemon.rescan_seconds)
+        roots = _roots(settings)
+        scanner = Scanner(config.groups, roots, rescan=config.daemon.rescan_seconds)
         changes = scanner.changes()
         stack.push_async_callback(changes.aclose)
         inventory = await anext(changes)
@@ -75,7 +76,17 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         deallocations = Deallocations(ledger, api, _drivers(config), report)
         stack.push_async_callback(deallocations.stop)
         context = Context(
-            config, settings.node_name, api, ledger, rosters, cdi, deallocations, report, metrics, checks
+            config,
+            settings.node_name,
+            api,
+            ledger,
+            rosters,
+            cdi,
+            deallocations,
+            report,
+            roots,
+            metrics,
+            checks,
         )
         await _serve(config, context, stack)
         deallocations.start()

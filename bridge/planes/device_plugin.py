@@ -17,7 +17,7 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
 from bridge.planes.report import Report
-from bridge.planes.roster import Roster, Unavailable
+from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import qualified
 from bridge.platform.pulse import Pulse
 from deviceplugin_v1beta1 import AllocationRefused, ContainerResponse, DeviceSpec
@@ -40,12 +40,14 @@ class Surroundings:
         roster: the group's devices now.
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
+        there: whether a device node exists now, by its host path.
     """
 
     ledger: Ledger
     roster: Callable[[], Roster]
     changed: Pulse
     report: Report
+    there: Callable[[str], bool]
 
 
 class DevicePluginPlane:
@@ -80,6 +82,9 @@ class DevicePluginPlane:
         ids = [i for container in containers for i in container]
         try:
             picks = [pick_id(roster, self._around.ledger.account, i) for i in ids]
+            check_present(
+                {pick.device: roster.by_name[pick.device] for pick in picks}.values(), self._around.there
+            )
             responses = [container_response(roster, container) for container in containers]
             await self._around.ledger.grant(picks)
         except (Unavailable, Refused, LedgerError) as error:

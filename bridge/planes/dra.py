@@ -21,7 +21,7 @@ from bridge.ledger.store import LedgerError
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.report import Report
-from bridge.planes.roster import Roster, Unavailable
+from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import CdiError, CdiFiles, claim_device, qualified
 from bridge.platform.pulse import Pulse
 from dra_v1.claims import Claim, ClaimRef
@@ -49,6 +49,7 @@ class Surroundings:
         deallocations: finds out when an unprepared claim has let go.
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
+        there: whether a device node exists now, by its host path.
     """
 
     ledger: Ledger
@@ -59,6 +60,7 @@ class Surroundings:
     deallocations: Deallocations
     changed: Pulse
     report: Report
+    there: Callable[[str], bool]
 
 
 class DraPlane:
@@ -121,7 +123,9 @@ class DraPlane:
         started = time.perf_counter()
         names = [result.device for result in claim.results]
         try:
-            planned = plan(claim, self._around.roster(), self._around.kind, self._around.pool, self._naming)
+            roster = self._around.roster()
+            planned = plan(claim, roster, self._around.kind, self._around.pool, self._naming)
+            check_present((roster.by_name[name] for name in names), self._around.there)
             await self._book(claim.ref, planned)
             if planned.edits:
                 await asyncio.to_thread(

@@ -6,7 +6,7 @@ one into a pick that the ledger can decide on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge.config import Group, Mode, Sharing
@@ -92,6 +92,20 @@ class Roster:
             Use(part, amount * units, self.capacities.get(part, amount * device.shares))
             for part, amount in sorted(device.parts.items())
         )
+
+
+def check_present(devices: Iterable[Device], there: Callable[[str], bool]) -> None:
+    """Look once more whether the nodes of devices exist: one may have gone since the last scan, however short.
+
+    `there` tells it for a host path. Raises Unavailable: the container would fail with a worse message, and later.
+    """
+    for device in devices:
+        for node in device.edits.nodes:
+            if not there(node.host_path):
+                raise Unavailable(
+                    f"{device.name} has just gone: {node.host_path} does not exist any more; it is offered again "
+                    "when it is back"
+                )
 
 
 def _unplugged(

@@ -60,6 +60,10 @@ class Roots:
         """The path that a container runtime on the host finds a `/dev/…` node by."""
         return self.host_dev + path.removeprefix("/dev")
 
+    def still_there(self, on_host: str) -> bool:
+        """Whether anything stands at a path that `on_host` gave."""
+        return os.path.lexists(f"{self.dev}{on_host.removeprefix(self.host_dev)}")
+
     def resolve(self, path: str) -> str:
         """The canonical host path, with every symbolic link followed inside the tree.
 
