@@ -94,6 +94,12 @@ class DaemonProcess:
         async with asyncio.timeout(within):
             return await process.wait()
 
+    async def ended(self, within: float = 15) -> int:
+        """Wait until it ends by itself; the exit code. Raises TimeoutError if it does not."""
+        assert self._process is not None, "it was never started"
+        async with asyncio.timeout(within):
+            return await self._process.wait()
+
     async def __aenter__(self) -> Self:
         return await self.start()
 

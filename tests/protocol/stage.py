@@ -147,7 +147,8 @@ class Node:
         if self._task in done:
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
-            self._task.result()
+            ended, self._task = self._task, None
+            ended.result()
             raise AssertionError("the daemon ended by itself")
         await ready
 
@@ -351,10 +352,12 @@ async def stage(
                 await node.start()
             yield node
         finally:
-            await node.stop()
-            for logger in loggers:
-                logger.removeHandler(node.log)
-                logger.setLevel(logging.NOTSET)
+            try:
+                await node.stop()
+            finally:
+                for logger in loggers:
+                    logger.removeHandler(node.log)
+                    logger.setLevel(logging.NOTSET)
 
 
 @contextlib.asynccontextmanager
