@@ -84,6 +84,11 @@ class Profile:
     wipe_at_once: bool = False
     skips_dra_extended: bool = True
 
+    @property
+    def old_dra(self) -> bool:
+        """Whether the kubelet's DRA manager is that of 1.32: other words, claims entered before they are checked."""
+        return "v1.DRAPlugin" not in self.dra_services
+
     def has(self, feature: str) -> bool:
         """Say whether a feature gate is on."""
         return feature in self.features

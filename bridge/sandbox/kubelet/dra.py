@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from bridge.sandbox.cdi import CdiError, parse_name
 from bridge.sandbox.cluster.objects import (
     ApiProblem,
     Object,
@@ -53,6 +52,13 @@ class DraManager:
         self._context, self._plugins = context, plugins
         self.cache = ClaimCache(context.paths.kubelet / checkpoint.CLAIMS)
 
+    @property
+    def _old(self) -> bool:
+        return self._context.profile.old_dra
+
+    def _named(self, info: ClaimInfo) -> str:
+        return f"claim {info.label}" if self._old else f"ResourceClaim {info.name}"
+
     # -- prepare
 
     async def prepare(self, pod: Object) -> None:
@@ -61,6 +67,14 @@ class DraManager:
         Raises:
             PrepareError: with the text of the pod's event; nothing is failed, the caller comes again.
         """
+        try:
+            await self._prepare_all(pod)
+        except PrepareError as error:
+            if self._old:
+                raise
+            raise PrepareError(f"prepare dynamic resources: {error}") from error
+
+    async def _prepare_all(self, pod: Object) -> None:
         infos = [info for info in self._look_up(pod) if not info.prepared]
         self.cache.save()
         batches: dict[str, list[ClaimInfo]] = {}
@@ -83,7 +97,9 @@ class DraManager:
             try:
                 found.append((self._context.api.get("resourceclaims", name, namespace_of(pod)), generated))
             except ApiProblem as problem:
-                text = f"failed to fetch ResourceClaim {name} referenced by pod {name_of(pod)}: {problem.message}"
+                text = f"fetch ResourceClaim {name}: {problem.message}"
+                if self._old:
+                    text = f"failed to fetch ResourceClaim {name} referenced by pod {name_of(pod)}: {problem.message}"
                 raise PrepareError(text) from problem
         for claim, generated in found:
             self._check(pod, claim, generated)
@@ -102,23 +118,27 @@ class DraManager:
             raise PrepareError(
                 f"ResourceClaim {label} was not created for pod {label_of(pod)} (pod is not owner)"
             )
-        if not dig(claim, "status.allocation"):
-            raise PrepareError(f"ResourceClaim {label} is not allocated")
         if uid_of(pod) not in [user["uid"] for user in dig(claim, "status.reservedFor", [])]:
-            raise PrepareError(
-                f"pod {label_of(pod)} ({uid_of(pod)}) is not allowed to use ResourceClaim {label} ({uid_of(claim)})"
+            pod_and_uid, claim_and_uid = (
+                f"{name_of(obj)}{'' if self._old else ' '}({uid_of(obj)})" for obj in (pod, claim)
             )
+            what = "resource claim" if self._old else "ResourceClaim"
+            raise PrepareError(f"pod {pod_and_uid} is not allowed to use {what} {claim_and_uid}")
+        if not dig(claim, "status.allocation"):
+            raise PrepareError(f"ResourceClaim {name_of(claim)}: not allocated")
+        if self._old:
+            return  # 1.32 compares no UIDs and looks for drivers only when it calls them.
         old = self.cache.claims.get((namespace_of(claim), name_of(claim)))
         if old is not None and old.uid != uid_of(claim):
             raise PrepareError(
-                f"old ResourceClaim with same name {label} and different UID {old.uid} still exists "
+                f"old ResourceClaim with same name {name_of(claim)} and different UID {old.uid} still exists "
                 "(previous pod force-deleted?!)"
             )
         for result in dig(claim, "status.allocation.devices.results", []):
             try:
                 self._plugins.get(result["driver"])
             except DraCallError as error:
-                raise PrepareError(f"failed to prepare ResourceClaim {label}: {error}") from error
+                raise PrepareError(str(error)) from error
 
     async def _prepare(self, driver: str, batch: Sequence[ClaimInfo], pod: Object) -> None:
         by_uid = {info.uid: info for info in batch}
@@ -128,51 +148,17 @@ class DraManager:
             if info is None:
                 raise PrepareError(f"NodePrepareResources returned result for unknown claim UID {uid}")
             if result.error:
-                if result.devices:
-                    raise PrepareError(
-                        f"NodePrepareResources for claim {info.label}: both devices and an error"
-                    )
-                raise PrepareError(f"NodePrepareResources failed for claim {info.label}: {result.error}")
-            info.drivers[driver] = [self._device(driver, info, device) for device in result.devices]
+                raise PrepareError(f"NodePrepareResources failed for {self._named(info)}: {result.error}")
+            # Taken as it is: the kubelet compares nothing with the allocation; an unknown CDI name is the runtime's.
+            info.drivers[driver] = [_prepared(device) for device in result.devices]
             names = [device.device for device in info.drivers[driver]]
             self._context.tell("Prepared", info.label, driver=driver, devices=names, pod=label_of(pod))
         if missing := len(batch) - len(answer.claims):
-            raise PrepareError(f"NodePrepareResources skipped {missing} ResourceClaims")
-
-    def _device(self, driver: str, info: ClaimInfo, device: v1.Device) -> PreparedDevice:
-        """Check one device of an answer: named, allocated to this claim, requests by base name, CDI names whole."""
-        where = f"NodePrepareResources answer of {driver} for claim {info.label}"
-        allocated = self._allocated(driver, info)
-        key = (device.pool_name, device.device_name)
-        share = device.share_id if device.HasField("share_id") else None
-        if allocated is not None and not any(key == entry[:2] for entry in allocated):
-            raise PrepareError(f"{where}: device {key[0]}/{key[1]} is not in the claim's allocation")
-        if allocated is not None and (*key, share) not in {entry[:3] for entry in allocated}:
-            raise PrepareError(f"{where}: share ID {share} of {key[0]}/{key[1]} is not the allocation's")
-        for request in device.request_names:
-            if "/" in request:
-                raise PrepareError(f"{where}: request name {request} is not a base name")
-            if allocated is not None and request not in {entry[3] for entry in allocated}:
-                raise PrepareError(f"{where}: request {request} is not in the claim's allocation")
-        for cdi_id in device.cdi_device_ids:
-            try:
-                parse_name(cdi_id)
-            except CdiError as error:
-                raise PrepareError(f"{where}: {error}") from error
-        return PreparedDevice(*key, tuple(device.request_names), tuple(device.cdi_device_ids), share)
-
-    def _allocated(self, driver: str, info: ClaimInfo) -> list[tuple[str, str, str | None, str]] | None:
-        """Return (pool, device, share id, base request) of the allocation; None if it cannot be asked just now."""
-        try:
-            claim = self._context.api.get("resourceclaims", info.name, info.namespace)
-        except ApiProblem:
-            return None
-        results: list[Object] = dig(claim, "status.allocation.devices.results", [])
-        return [
-            (r["pool"], r["device"], r.get("shareID"), r["request"].split("/")[0])
-            for r in results
-            if r["driver"] == driver
-        ]
+            raise PrepareError(
+                f"NodePrepareResources left out {missing} claims"
+                if self._old
+                else f"NodePrepareResources skipped {missing} ResourceClaims"
+            )
 
     # -- unprepare
 
@@ -217,7 +203,7 @@ class DraManager:
             if info is None:
                 raise PrepareError(f"NodeUnprepareResources returned result for unknown claim UID {uid}")
             if result.error:
-                raise PrepareError(f"NodeUnprepareResources failed for claim {info.label}: {result.error}")
+                raise PrepareError(f"NodeUnprepareResources failed for {self._named(info)}: {result.error}")
         if missing := len(batch) - len(answer.claims):
             raise PrepareError(f"NodeUnprepareResources skipped {missing} ResourceClaims")
 
@@ -258,6 +244,13 @@ class DraManager:
         for _, info, request in self.infos(pod, container):
             names += [cdi for _, device in info.devices(request) for cdi in device.cdi_ids]
         return list(dict.fromkeys(names))
+
+
+def _prepared(device: v1.Device) -> PreparedDevice:
+    share = device.share_id if device.HasField("share_id") else None
+    return PreparedDevice(
+        device.pool_name, device.device_name, tuple(device.request_names), tuple(device.cdi_device_ids), share
+    )
 
 
 def _request(info: ClaimInfo) -> v1.Claim:

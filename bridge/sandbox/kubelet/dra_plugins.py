@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from dra_v1.api.dra_v1_pb2_grpc import DRAPluginAsyncStub
 
 
+ALPHA = "v1alpha3.NodeService"
+
+
+def _quoted(words: Sequence[str]) -> str:
+    """Write a list as Go's %q does."""
+    return "[" + " ".join(f'"{word}"' for word in words) + "]"
+
+
 class DraCallError(Exception):
     """A call to a DRA driver that failed."""
 
@@ -34,8 +42,9 @@ class Instance:
         connected: whether its socket answers.
     """
 
-    def __init__(self, driver: str, endpoint: str, service: str, timeout: float) -> None:
+    def __init__(self, driver: str, endpoint: str, service: str, timeout: float, *, old: bool) -> None:
         self.driver, self.endpoint, self.service = driver, endpoint, service
+        self._failed = " failed: " if old else ": "
         self.connected = True
         self.channel = dial(endpoint)
         self.tasks: list[asyncio.Task[None]] = []
@@ -53,9 +62,9 @@ class Instance:
             answer = await answered(old.NodePrepareResources(message, timeout=self._timeout))
             return v1.NodePrepareResourcesResponse.FromString(answer.SerializeToString())
         except grpc.aio.AioRpcError as error:
-            raise DraCallError(f"NodePrepareResources: {rpc_text(error)}") from error
+            raise DraCallError(f"NodePrepareResources{self._failed}{rpc_text(error)}") from error
         except ConnectionClosing as error:
-            raise DraCallError(f"NodePrepareResources: {error}") from error
+            raise DraCallError(f"NodePrepareResources{self._failed}{error}") from error
 
     async def unprepare(self, claims: Sequence[v1.Claim]) -> v1.NodeUnprepareResourcesResponse:
         """Call NodeUnprepareResources (45 s); raises DraCallError."""
@@ -69,9 +78,9 @@ class Instance:
             answer = await answered(old.NodeUnprepareResources(message, timeout=self._timeout))
             return v1.NodeUnprepareResourcesResponse.FromString(answer.SerializeToString())
         except grpc.aio.AioRpcError as error:
-            raise DraCallError(f"NodeUnprepareResources: {rpc_text(error)}") from error
+            raise DraCallError(f"NodeUnprepareResources{self._failed}{rpc_text(error)}") from error
         except ConnectionClosing as error:
-            raise DraCallError(f"NodeUnprepareResources: {error}") from error
+            raise DraCallError(f"NodeUnprepareResources{self._failed}{error}") from error
 
     async def close(self) -> None:
         """Close the connection and end what follows it."""
@@ -101,14 +110,25 @@ class DraPlugins:
 
     def validate(self, name: str, endpoint: str, versions: Sequence[str]) -> None:
         """Check a plugin; raises PluginRefused."""
+        profile = self._context.profile
+        where = (
+            f"invalid versions of plugin {name}"
+            if profile.old_dra
+            else f"invalid supported gRPC versions of DRA driver plugin {name} at endpoint {endpoint}"
+        )
+        if not versions:
+            raise PluginRefused(f"{where}: empty list of supported gRPC services (aka supported versions)")
         if self._service(versions) is None:
             raise PluginRefused(
-                f"none of the DRA gRPC services supported by plugin {name} ({list(versions)}) is supported by the "
-                f"kubelet ({list(self._context.profile.dra_services)})"
+                f"{where}: none of services supported by the plugin ({_quoted(versions)}) "
+                f"are supported by the kubelet ({_quoted(profile.dra_services)})"
             )
 
     def _service(self, versions: Sequence[str]) -> str | None:
-        return next((v for v in versions if v in self._context.profile.dra_services), None)
+        known = self._context.profile.dra_services
+        # 1.32 takes whoever names no version that it knows for a driver of an alpha version.
+        fallback = ALPHA if self._context.profile.old_dra else None
+        return next((v for v in versions if v in known), fallback)
 
     async def register(self, name: str, endpoint: str, versions: Sequence[str]) -> None:
         """Take an instance: the newest is used; a pending wipe of the driver's slices is called off."""
@@ -121,7 +141,13 @@ class DraPlugins:
             for known in instances:
                 await known.close()
             instances.clear()
-        instance = Instance(name, endpoint, service, self._context.timings.prepare_timeout)
+        instance = Instance(
+            name,
+            endpoint,
+            service,
+            self._context.timings.prepare_timeout,
+            old=self._context.profile.old_dra,
+        )
         instances.append(instance)
         instance.tasks.append(spawn(self._context.observe, f"monitor of {name}", self._monitor(instance)))
         if (task := self.health.follow(instance.driver, instance.channel, versions)) is not None:
@@ -142,6 +168,11 @@ class DraPlugins:
         """Return the newest connected instance (else the newest); raises DraCallError."""
         instances = self._instances.get(driver) or []
         if not instances:
+            if self._context.profile.old_dra:
+                raise DraCallError(
+                    f"failed to get gRPC client for driver {driver}: "
+                    f"plugin name {driver} not found in the list of registered DRA plugins"
+                )
             raise DraCallError(f"DRA driver {driver} is not registered")
         return next((i for i in reversed(instances) if i.connected), instances[-1])
 

@@ -207,7 +207,8 @@ class PodWorker:
                 await parts.dra.unprepare(self.pod)
                 break
             except PrepareError as error:
-                parts.context.event(self.pod, "Warning", "FailedUnprepareDynamicResources", str(error))
+                # The real one writes no event of this, only its log.
+                parts.context.tell("UnprepareFailed", label_of(self.pod), error=str(error))
             await asyncio.sleep(delay)
             delay = min(delay * 2, times.pod_retry_most)
         status = status_of(parts, self.pod, self._waiting, ended=True)

@@ -18,9 +18,13 @@ class Plugins:
         self._devices: list[DevicePlugin] = []
         self._drivers: list[DraDriver] = []
 
-    def device(self, *ids: str, who: str = "acc", resource: str = "") -> DevicePlugin:
-        """Make a device plugin that does not serve yet."""
+    def device(
+        self, *ids: str, who: str = "acc", resource: str = "", elsewhere: bool = False
+    ) -> DevicePlugin:
+        """Make a device plugin that does not serve yet; `elsewhere` puts its socket where none is wiped."""
         made = DevicePlugin(self._node, self._journal, who, resource or self._node.resource, ids)
+        if elsewhere:
+            made.move(self._node.kubelet / "plugins")
         self._devices.append(made)
         return made
 
@@ -32,8 +36,9 @@ class Plugins:
 
     async def close(self) -> None:
         """Let every pod end, then stop."""
-        for plugin in (*self._devices, *self._drivers):
+        made: list[DevicePlugin | DraDriver] = [*self._devices, *self._drivers]
+        for plugin in made:
             plugin.relent()
         await self._node.clear()
-        for plugin in (*self._devices, *self._drivers):
+        for plugin in made:
             await plugin.stop()

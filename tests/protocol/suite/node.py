@@ -88,6 +88,10 @@ class Node(ABC):
         """Return what a container that has started found in itself."""
 
     @abstractmethod
+    async def alive(self, container_id: str) -> bool:
+        """Say whether a container runs, whatever the kubelet thinks of it."""
+
+    @abstractmethod
     async def events(self, pod: str, reason: str) -> list[str]:
         """Return the messages of a pod's events of one reason."""
 
@@ -139,8 +143,8 @@ class Node(ABC):
         last: T | None = None
         try:
             async with asyncio.timeout(limit):
-                while not (last := await probe()):
-                    await asyncio.sleep(self.poll_s)  # noqa: ASYNC110  # an API server sets no asyncio.Event
+                while not (last := await probe()):  # noqa: ASYNC110  # an API server sets no asyncio.Event
+                    await asyncio.sleep(self.poll_s)
                 return last
         except TimeoutError:
             raise NotShown(f"not within {limit} s: {what}; last: {last!r}") from None
@@ -177,6 +181,11 @@ class Node(ABC):
 
         await self.until(probe, f"containers of {pod} to run")
         return shown
+
+    async def container_id(self, pod: str) -> str:
+        """Return the ID of the first container of a running pod."""
+        found: str = (await self.running(pod))["status"]["containerStatuses"][0]["containerID"]
+        return found.partition("://")[2]
 
     async def gone(self, pod: str) -> None:
         """Wait until a pod's object is gone."""
@@ -236,6 +245,11 @@ class Node(ABC):
         file = self.device_plugins / "kubelet_internal_checkpoint"
         found: Object = json.loads(file.read_text())
         return found
+
+    def claims_checkpoint(self) -> set[str]:
+        """Return the UIDs of the claims in the DRA manager's checkpoint."""
+        data = json.loads(json.loads((self.kubelet / "dra_manager_state").read_text())["Data"])
+        return {entry["ClaimUID"] for entry in data["ClaimInfoStateList"] or []}
 
     def write_cdi(self, kind: str, env: Mapping[str, str]) -> None:
         """Write a CDI spec whose devices, by name, each set `SUITE_<device>` to a value."""

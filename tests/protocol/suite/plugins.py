@@ -152,6 +152,11 @@ class DevicePlugin(dp_grpc.DevicePluginServicer):
 
     # Its life
 
+    def move(self, folder: Path) -> None:
+        """Have its socket in another folder, before it serves."""
+        self.socket = folder / self.socket.name
+        self.registrar.info.endpoint = self.node.inside(self.socket)
+
     async def serve(self) -> None:
         """Listen on its own socket."""
         self._server = grpc.aio.server()

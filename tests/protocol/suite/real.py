@@ -112,6 +112,14 @@ class RealNode(Node):
         env = dict(line.split("=", 1) for line in lines if re.match(r"SUITE_\w+=", line))
         return Got(env, frozenset(line for line in lines if line.startswith("/dev/suite-")))
 
+    async def alive(self, container_id: str) -> bool:
+        found = await self._do(lambda: self._cluster.exec(["ctr", "--namespace", "k8s.io", "task", "ls"]))
+        return any(
+            line.split()[0] == container_id and "RUNNING" in line
+            for line in found.stdout.splitlines()
+            if line
+        )
+
     async def events(self, pod: str, reason: str) -> list[str]:
         query = {"fieldSelector": f"involvedObject.name={pod},reason={reason}"}
         found = await self._do(lambda: self._cluster.list("Event", self.namespace, **query))

@@ -19,7 +19,7 @@ TIMINGS = Timings(
     pod_retry=0.05,
     pod_retry_most=0.2,
     reconcile=0.2,
-    wipe_delay=0.4,
+    wipe_delay=2.5,
     endpoint_grace=300,
     health_reconnect=0.1,
 )
@@ -79,6 +79,10 @@ class SimulatedNode(Node):
         env = {key: value for key, value in container.got.env.items() if key.startswith("SUITE_")}
         nodes = {n.container_path for n in container.got.nodes if n.container_path.startswith("/dev/suite-")}
         return Got(env, frozenset(nodes))
+
+    async def alive(self, container_id: str) -> bool:
+        found = self.box.runtime.containers.get(container_id)
+        return found is not None and found.running
 
     async def events(self, pod: str, reason: str) -> list[str]:
         found = self.box.api.registry.select("events", "default")

@@ -74,14 +74,15 @@ async def test_a_force_deleted_pod_is_missing_while_its_container_runs(node: Nod
     plugin = plugins.device("a0")
     await plugin.start()
     await node.create(Pod("p", (Box(limits={node.resource: 1}, stop=4),), grace=8))
-    await node.running("p")
+    container = await node.container_id("p")
     assert ("p", "main") in await node.pod_resources()
     await node.delete("p", force=True)
 
     async def missing() -> bool:
         return not await node.pod_resources()
 
-    await node.until(missing, "podresources to miss the pod", within=3)
+    await node.until(missing, "podresources to miss the pod")
+    assert await node.alive(container)
     await node.create(device_container("q", {node.resource: 1}))
     await node.running("q")
     assert plugin.allocated() == [["a0"], ["a0"]], "given again while the first container stops"
