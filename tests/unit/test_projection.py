@@ -1,0 +1,286 @@
+"""What each plane shows of ledger and inventory: the table of the contract, and what holds whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.config import Mode
+from bridge.config.model import Count, Names, Percent
+from bridge.devices.model import Device
+from bridge.ledger.holds import Account, DropHold, Hold, Plane, PutHold, PutQuarantine, Quarantine, Refused
+from bridge.planes.cdi import static_edits
+from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
+from bridge.planes.roster import Roster, Unavailable
+from tests.unit.rosters import account, device, group, hold, inventory, roster
+
+DP, DRA = Plane.DEVICE_PLUGIN, Plane.DRA
+
+
+def ids(view_of: Roster, holds: Account) -> dict[str, bool]:
+    return {offer.id: offer.healthy for offer in device_plugin_view(view_of, holds)}
+
+
+def shown(view_of: Roster, holds: Account, *, consumable: bool = True) -> dict[str, int | None]:
+    return {offer.name: offer.units for offer in dra_view(view_of, holds, consumable=consumable)}
+
+
+@pytest.mark.parametrize(
+    ("state", "held_by", "phase", "ok", "quarantined", "healthy", "published"),
+    [
+        ("free", None, "", True, False, True, True),
+        ("granted", DP, "granted", True, False, True, False),
+        ("held by the device plugin", DP, "held", True, False, True, False),
+        ("prepared", DRA, "prepared", True, False, False, True),
+        ("being released by DRA", DRA, "releasing", True, False, False, True),
+        ("quarantined", None, "", True, True, False, False),
+        ("quarantined and held by the device plugin", DP, "held", True, True, False, False),
+        ("broken", None, "", False, False, False, False),
+        ("broken, held by the device plugin", DP, "held", False, False, False, False),
+    ],
+)
+def test_the_projection_table(
+    state: str,
+    held_by: Plane | None,
+    phase: str,
+    ok: bool,
+    quarantined: bool,
+    healthy: bool,
+    published: bool,
+) -> None:
+    """kubelet-contract F: every row of a shared mode; the ID itself is listed in all of them."""
+    acc0 = device("acc0", ok=ok)
+    holds = [] if held_by is None else [hold(1, held_by, acc0, phase=phase)]
+    kept = account(holds, {"acc0": "doubt"} if quarantined else None)
+    view_of = roster(group(), inventory(acc0), kept)
+    assert ids(view_of, kept) == {"acc0": healthy}, state
+    assert ("acc0" in shown(view_of, kept)) is published, state
+
+
+@pytest.mark.parametrize(("mode", "listed", "sliced"), [("dra", False, True), ("device-plugin", True, False)])
+def test_a_mode_closes_the_other_plane(mode: str, listed: bool, sliced: bool) -> None:
+    view_of = roster(group(Mode(mode)), inventory(device("acc0")), account())
+    assert (bool(ids(view_of, account())), bool(shown(view_of, account()))) == (listed, sliced)
+
+
+def test_a_closed_plane_still_lists_what_it_has_out() -> None:
+    acc0, acc1 = device("acc0"), device("acc1")
+    kept = account([hold(1, DP, acc0)])
+    view_of = roster(group(Mode.DRA), inventory(acc0, acc1), kept)
+    assert ids(view_of, kept) == {"acc0": True} and list(shown(view_of, kept)) == ["acc1"]
+
+
+@pytest.mark.parametrize(
+    ("partition", "ours"),
+    [
+        (Percent(50), ["acc2", "acc10"]),
+        (Percent(0), []),
+        (Percent(100), ["acc0", "acc1", "acc2", "acc10"]),
+        (Count(1), ["acc10"]),
+        (Names(("acc1*",)), ["acc1", "acc10"]),
+    ],
+)
+def test_a_partition_gives_each_device_to_one_plane(
+    partition: Percent | Count | Names, ours: list[str]
+) -> None:
+    devices = [device(name) for name in ("acc0", "acc1", "acc2", "acc10")]
+    view_of = roster(group(partition=partition), inventory(*devices), account())
+    assert list(ids(view_of, account())) == ours
+    assert list(shown(view_of, account())) == [d.name for d in devices if d.name not in ours]
+
+
+def test_an_unplugged_device_stays_listed_where_the_device_plugin_holds_it() -> None:
+    acc0, acc1 = device("acc0"), device("acc1")
+    kept = account([hold(1, DP, acc0), hold(2, DRA, acc1)])
+    before = roster(group(), inventory(acc0, acc1), kept)
+    after = roster(group(), inventory(), kept, before)
+    assert ids(after, kept) == {"acc0": False} and shown(after, kept) == {}
+    assert [d.health.reason for d in after.devices] == ["unplugged", "unplugged"]
+    assert set(static_edits(after)) == {"acc0", "acc0--admin", "acc1", "acc1--admin"}, "H35: they may restart"
+    with pytest.raises(Unavailable, match="acc0 is unplugged"):
+        after.pick("acc0")
+
+
+def test_an_unplugged_device_is_known_from_its_hold_after_a_restart() -> None:
+    acc0 = device("acc0")
+    kept = account([hold(1, DP, acc0)])
+    assert ids(roster(group(), inventory(), kept), kept) == {"acc0": False}
+
+
+def test_views_are_in_natural_order_and_planes_hide_from_opposite_ends() -> None:
+    nx = device("nx", shares=4)
+    kept = account([hold(1, DRA, nx, "share-id", units=2)])
+    view_of = roster(group(), inventory(nx), kept)
+    assert ids(view_of, kept) == {"nx--0": False, "nx--1": False, "nx--2": True, "nx--3": True}
+    kept = account([hold(1, DP, nx, "nx--3")])
+    view_of = roster(group(), inventory(nx), kept)
+    assert list(shown(view_of, kept, consumable=False)) == ["nx--0", "nx--1", "nx--2"]
+    assert shown(view_of, kept) == {"nx": 3}
+
+
+@pytest.mark.parametrize(
+    ("available", "must", "size", "chosen"),
+    [
+        (["a", "b", "c"], [], 2, ["c", "b"]),
+        (["a", "b", "c"], ["a"], 2, ["a", "c"]),
+        (["a"], [], 2, ["a"]),
+        (["a", "b"], ["a", "b"], 1, ["a"]),
+        (["b", "unknown"], [], 2, ["b", "unknown"]),
+    ],
+)
+def test_preferred_takes_from_the_end_and_never_fails(
+    available: list[str], must: list[str], size: int, chosen: list[str]
+) -> None:
+    assert preferred(available, must, size, {"a": 0, "b": 1, "c": 2}) == chosen
+
+
+def test_admin_edits_let_one_look_and_not_touch() -> None:
+    view_of = roster(group(), inventory(device("acc0")), account())
+    edits = static_edits(view_of)
+    assert [node.permissions for node in edits["acc0"].nodes] == ["rw"]
+    assert [node.permissions for node in edits["acc0--admin"].nodes] == ["r"]
+
+
+# -- whatever happens
+
+
+@dataclass(frozen=True)
+class World:
+    """A group with holds, all of which the ledger would have allowed."""
+
+    view_of: Roster
+    kept: Account
+    devices: Sequence[Device]
+
+
+PARTITIONS = st.sampled_from([None, Percent(50), Count(1), Names(("d0*",))])
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    devices = [
+        device(
+            f"d{number}",
+            shares=draw(st.sampled_from([1, 1, 3])),
+            ok=draw(st.booleans()) or draw(st.booleans()),
+        )
+        for number in range(draw(st.integers(1, 5)))
+    ]
+    found = inventory(*devices)
+    kept = account()
+    mode = draw(st.sampled_from([Mode.DUAL, Mode.DUAL, Mode.DRA, Mode.DEVICE_PLUGIN]))
+    of = group(mode, draw(PARTITIONS) if mode is Mode.DUAL else None)
+    plain = roster(of, found, kept)
+    for number in range(1, draw(st.integers(0, 8)) + 1):
+        one = draw(st.sampled_from(devices))
+        plane = draw(st.sampled_from([DP, DRA]))
+        units = 1 if plane is DP else draw(st.integers(1, one.shares))
+        free = [s for s in one.share_names() if kept.of_share(plane, "acc", s) is None]
+        if units > free_units(plain, kept, one) or not free:
+            continue
+        share = free[-1] if plane is DP else (f"id-{number}" if one.shareable else one.name)
+        kept.apply(PutHold(hold(number, plane, one, share, units)))
+    for one in devices:
+        if draw(st.integers(0, 5)) == 0:
+            kept.apply(PutQuarantine(Quarantine("acc", one.name, "doubt", 0.0)))
+    gone = draw(st.sets(st.sampled_from([one.name for one in devices])))
+    left = inventory(*(one for one in devices if one.name not in gone))
+    return World(roster(of, left, kept, roster(of, found, kept)), kept, devices)
+
+
+@given(worlds())
+def test_no_device_is_offered_as_free_by_a_plane_when_the_ledger_would_refuse_it(world: World) -> None:
+    """Every ID that is healthy and not held, and every device of a slice that DRA has not out, can be had."""
+    for offer in device_plugin_view(world.view_of, world.kept):
+        if offer.healthy and world.kept.of_share(DP, "acc", offer.id) is None:
+            world.kept.check(world.view_of.pick(offer.id))
+    for shown_device in dra_view(world.view_of, world.kept, consumable=True):
+        if shown_device.units is None and world.kept.of_share(DRA, "acc", shown_device.name) is None:
+            world.kept.check(world.view_of.pick(shown_device.name))
+
+
+@given(worlds())
+def test_free_offers_of_a_plane_never_exceed_free_capacity(world: World) -> None:
+    """Each plane alone: both may show the same free unit, which is what `dual` with `shared` means."""
+    for one in world.view_of.devices:
+        free = free_units(world.view_of, world.kept, one)
+        mine = [
+            offer
+            for offer in device_plugin_view(world.view_of, world.kept)
+            if world.view_of.by_name.get(offer.id) is one
+            and offer.healthy
+            and world.kept.of_share(DP, "acc", offer.id) is None
+        ]
+        assert len(mine) <= free
+        used = sum(h.uses[0].amount for h in world.kept.of_group(DRA, "acc") if h.device == one.name)
+        for offered in dra_view(world.view_of, world.kept, consumable=True):
+            if offered.device is one and offered.units is not None:
+                assert 0 < offered.units <= used + free <= one.shares
+
+
+@given(worlds())
+def test_what_the_device_plugin_has_out_is_always_listed_and_healthy_if_physically_fine(world: World) -> None:
+    listed = {offer.id: offer.healthy for offer in device_plugin_view(world.view_of, world.kept)}
+    for held in world.kept.of_group(DP, "acc"):
+        one = world.view_of.by_name[held.device]
+        doubted = world.kept.quarantine_of("acc", held.device) is not None
+        assert listed[held.share] is (one.health.ok and not doubted)
+
+
+@given(worlds())
+def test_an_exclusive_device_of_one_plane_is_never_on_offer_at_the_other(world: World) -> None:
+    listed = {offer.id: offer.healthy for offer in device_plugin_view(world.view_of, world.kept)}
+    sliced = {offer.name for offer in dra_view(world.view_of, world.kept, consumable=False)}
+    for held in world.kept:
+        if world.view_of.by_name[held.device].shareable:
+            continue
+        if held.plane is DP:
+            assert held.device not in sliced
+        else:
+            assert not listed.get(held.device, False)
+
+
+@given(worlds())
+def test_each_id_and_each_name_is_shown_once_and_in_order(world: World) -> None:
+    for consumable in (True, False):
+        names = [offer.name for offer in dra_view(world.view_of, world.kept, consumable=consumable)]
+        assert len(names) == len(set(names))
+    listed = [offer.id for offer in device_plugin_view(world.view_of, world.kept)]
+    assert len(listed) == len(set(listed))
+    order = [one.name for one in world.view_of.devices]
+    seen = [order.index(world.view_of.by_name[i].name) for i in listed if i in world.view_of.by_name]
+    assert seen == sorted(seen)
+
+
+@given(world=worlds(), data=st.data())
+def test_a_remembered_view_is_the_view(world: World, data: st.DataObject) -> None:
+    """What `Memory` saves never shows: after any change of the account the views are those made from nothing."""
+    ours: Memory = Memory()
+    theirs: Memory = Memory()
+    next_id = 100
+    for _ in range(data.draw(st.integers(1, 6))):
+        consumable = data.draw(st.booleans())
+        assert device_plugin_view(world.view_of, world.kept, ours) == device_plugin_view(
+            world.view_of, world.kept
+        )
+        assert dra_view(world.view_of, world.kept, consumable=True, memory=theirs) == dra_view(
+            world.view_of, world.kept, consumable=True
+        ), consumable
+        holds: list[Hold] = list(world.kept)
+        if holds and data.draw(st.booleans()):
+            world.kept.apply(DropHold(data.draw(st.sampled_from([h.id for h in holds]))))
+            continue
+        one = data.draw(st.sampled_from(list(world.view_of.devices) or list(world.devices)))
+        plane = data.draw(st.sampled_from([DP, DRA]))
+        try:
+            pick = world.view_of.pick(data.draw(st.sampled_from(one.share_names())))
+            world.kept.check(pick)
+        except (Unavailable, Refused):
+            continue
+        if world.kept.of_share(plane, "acc", pick.share) is None:
+            next_id += 1
+            world.kept.apply(PutHold(hold(next_id, plane, one, pick.share)))
