@@ -1,0 +1,255 @@
+"""The reconciler with scripted sightings: what it names, takes up, doubts and ends, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bridge.ledger.evidence import Grace, Sighting
+from bridge.ledger.holds import ClaimHolder, Phase, Pick, Plane, PodHolder, Refused, Use
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.reconcile import Reconciler
+from bridge.ledger.store import LedgerError
+
+RESOURCE = "device-bridge.io/acc"
+POD = PodHolder("default", "p", "main")
+QUIET = Sighting(0.0, listed={}, checkpointed={}, live={}, kubelet_stable=True)
+LIVE = {("default", "p"): frozenset({"uid-p"})}
+
+
+class Script:
+    """Sightings, one a look, at the times given; the last one again and again, ten seconds apart."""
+
+    def __init__(self) -> None:
+        self.next: list[Sighting] = []
+        self.last = QUIET
+        self.looks = 0
+        self.looked = asyncio.Event()
+
+    def then(self, *sightings: Sighting) -> None:
+        self.next.extend(sightings)
+
+    async def look(self) -> Sighting:
+        self.looks += 1
+        self.looked.set()
+        self.last = self.next.pop(0) if self.next else replace(self.last, at=self.last.at + 10)
+        return self.last
+
+
+class Releases:
+    """Who was told to be free."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def ended(self, plane: Plane, group: str, devices: list[str], holder: str, why: str) -> None:
+        self.seen += devices
+
+
+def pick(name: str, group: str = "acc") -> Pick:
+    if not name.startswith("acc"):
+        raise LookupError(f"{name} is no device of group {group}")
+    return Pick(group, name, name, (Use(f"/dev/{name}", 1, 1),))
+
+
+class Bench:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.script, self.releases = ledger, Script(), Releases()
+        self.reconciler = Reconciler(
+            ledger,
+            {"acc": RESOURCE},
+            lambda group, name: pick(name, group),
+            self.script.look,
+            self.releases,
+            Grace(),
+        )
+
+    async def see(self, *sightings: Sighting) -> None:
+        """Let it look at these and decide."""
+        for sighting in sightings:
+            await self.reconciler._adopt(sighting)
+            await self.reconciler._decide(sighting)
+
+    def held(self) -> dict[str, tuple[Phase, str]]:
+        return {h.share: (h.phase, str(h.holder)) for h in self.ledger.account.on_plane(Plane.DEVICE_PLUGIN)}
+
+
+@pytest.fixture
+def wall() -> list[float]:
+    return [time.time()]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, wall: list[float]) -> AsyncIterator[Bench]:
+    ledger = await Ledger.open(tmp_path, clock=lambda: wall[0])
+    yield Bench(ledger)
+    await ledger.close()
+
+
+def times(sighting: Sighting, at: Iterable[float]) -> list[Sighting]:
+    return [replace(sighting, at=moment) for moment in at]
+
+
+async def test_a_grant_learns_its_pod_from_podresources_and_its_uid_from_the_runtime(bench: Bench) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    key = (RESOURCE, "acc0")
+    await bench.see(replace(QUIET, listed={key: POD}, checkpointed={key: frozenset({"uid-p"})}, live=LIVE))
+    assert bench.held() == {"acc0": (Phase.HELD, "pod default/p")}
+    (hold,) = bench.ledger.account
+    assert hold.holder == PodHolder("default", "p", "main", "uid-p")
+
+
+async def test_h12_a_grant_that_nobody_shows_ends_after_the_grace_and_not_before(bench: Bench) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(*times(QUIET, [0, 1, 30, 59.9]))
+    assert bench.held() == {"acc0": (Phase.GRANTED, "a pod not yet identified")}
+    await bench.see(*times(QUIET, [60]))
+    assert bench.held() == {} and bench.releases.seen == ["acc0"]
+
+
+async def test_a_grant_whose_pod_ended_before_it_was_seen_waits_for_the_grace_too(bench: Bench) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(*times(QUIET, [0, 10]))
+    await bench.see(replace(QUIET, at=20, checkpointed=None))
+    await bench.see(*times(QUIET, [65]))
+    assert bench.held(), "an absence that was broken off begins anew"
+    await bench.see(*times(QUIET, [67]))
+    assert bench.held() == {}
+
+
+async def test_a_held_device_ends_when_two_whole_sightings_agree(bench: Bench) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(replace(QUIET, listed={(RESOURCE, "acc0"): POD}))
+    await bench.see(*times(QUIET, [1]))
+    assert bench.held(), "one look proves nothing"
+    await bench.see(*times(QUIET, [1.5]))
+    assert bench.held()
+    await bench.see(*times(QUIET, [2.5]))
+    assert bench.held() == {}
+
+
+@pytest.mark.parametrize(
+    ("what", "sighting"),
+    [
+        ("podresources", replace(QUIET, listed=None)),
+        ("the checkpoint", replace(QUIET, checkpointed=None)),
+        ("a kubelet that has only just started", replace(QUIET, kubelet_stable=False)),
+    ],
+)
+async def test_h13_without_a_source_nothing_ends(bench: Bench, what: str, sighting: Sighting) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(replace(QUIET, listed={(RESOURCE, "acc0"): POD}))
+    await bench.see(*times(sighting, [10, 1000, 100_000]))
+    assert bench.held(), what
+    await bench.see(*times(QUIET, [100_001, 100_003]))
+    assert bench.held() == {}
+
+
+@pytest.mark.parametrize("step", [1e9, -1e9])
+async def test_h42_steps_of_the_wall_clock_neither_end_nor_keep_a_hold(
+    bench: Bench, wall: list[float], step: float
+) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(*times(QUIET, [0, 1]))
+    wall[0] += step
+    await bench.see(*times(QUIET, [2, 59]))
+    assert bench.held(), "a leap of the wall clock is no grace"
+    await bench.see(*times(QUIET, [61]))
+    assert bench.held() == {}
+
+
+async def test_h42_holds_of_an_earlier_process_wait_for_their_grace_again(tmp_path: Path) -> None:
+    """How long a hold has been there by the wall clock counts for nothing after a restart."""
+    ledger = await Ledger.open(tmp_path, clock=lambda: 0.0)
+    await ledger.grant([pick("acc0")])
+    await ledger.close()
+    ledger = await Ledger.open(tmp_path)
+    bench = Bench(ledger)
+    await bench.see(*times(QUIET, [5000, 5001, 5059]))
+    assert bench.held()
+    await bench.see(*times(QUIET, [5060]))
+    assert bench.held() == {}
+    await ledger.close()
+
+
+async def test_h15_what_the_kubelet_has_out_is_taken_up_at_the_start(bench: Bench) -> None:
+    bench.script.then(
+        replace(
+            QUIET,
+            listed={(RESOURCE, "acc0"): POD, ("example.com/other", "x"): POD},
+            checkpointed={(RESOURCE, "acc1"): frozenset({"uid-p", "uid-gone"})},
+            live=LIVE,
+        )
+    )
+    await bench.reconciler.take_up()
+    assert bench.held() == {"acc0": (Phase.HELD, "pod default/p"), "acc1": (Phase.HELD, "pod default/p")}
+
+
+async def test_h10_a_stale_entry_of_the_checkpoint_is_not_taken_up(bench: Bench) -> None:
+    stale = replace(QUIET, checkpointed={(RESOURCE, "acc0"): frozenset({"uid-gone"})}, live=LIVE)
+    bench.script.then(stale)
+    await bench.reconciler.take_up()
+    assert bench.held() == {}
+
+
+async def test_h18_an_id_that_nobody_knows_fences_the_group_until_it_is_gone(bench: Bench) -> None:
+    out = replace(QUIET, listed={(RESOURCE, "old-7"): POD})
+    await bench.see(out)
+    with pytest.raises(Refused, match=r"stranger: .*old-7"):
+        await bench.ledger.grant([pick("acc0")])
+    await bench.see(replace(out, listed=None))
+    assert bench.ledger.account.quarantines(), "not seeing is not knowing"
+    await bench.see(QUIET)
+    await bench.ledger.grant([pick("acc0")])
+
+
+async def test_a_device_that_both_planes_hold_is_quarantined(bench: Bench) -> None:
+    await bench.ledger.prepare("acc", ClaimHolder("default", "c", "uid-c"), [pick("acc0")], "{}")
+    await bench.see(replace(QUIET, listed={(RESOURCE, "acc0"): POD}))
+    (fence,) = bench.ledger.account.quarantines()
+    assert (fence.group, fence.device) == ("acc", "acc0")
+    assert "pod default/p" in fence.reason and "claim default/c" in fence.reason
+    assert bench.held() == {}
+
+
+async def test_a_release_that_cannot_be_written_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.ledger.grant([pick("acc0")])
+    await bench.see(*times(QUIET, [0, 1]))
+    with monkeypatch.context() as patched:
+
+        async def full(_: object) -> None:
+            raise LedgerError("disk full")
+
+        patched.setattr(bench.ledger, "release", full)
+        await bench.see(*times(QUIET, [70]))
+    assert bench.held() and bench.releases.seen == []
+    await bench.see(*times(QUIET, [71]))
+    assert bench.held() == {} and bench.releases.seen == ["acc0"]
+
+
+async def test_it_does_not_look_while_this_plane_holds_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("SOON_S", "UNDECIDED_S", "SETTLED_S"):
+        monkeypatch.setattr(f"bridge.ledger.reconcile.{pause}", 0.0)
+    task = asyncio.create_task(bench.reconciler.run())
+    await bench.ledger.prepare("acc", ClaimHolder("default", "c", "uid-c"), [pick("acc1")], "{}")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert bench.script.looks == 0
+    await bench.ledger.grant([pick("acc0")])
+    async with asyncio.timeout(10):
+        await bench.script.looked.wait()
+        while not bench.releases.seen:
+            bench.script.looked.clear()
+            await bench.script.looked.wait()
+    assert bench.releases.seen == ["acc0"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
