@@ -33,11 +33,13 @@ class Timings:
     endpoint_grace: float = 300.0
     health_reconnect: float = 0.2
     prepare_timeout: float = 45.0
+    pod_sync: float = 0.2
+    dial: float = 10.0
 
     @staticmethod
     def real() -> Timings:
         """Return a kubelet's own times."""
-        return Timings(10.0, 0.5, 122.0, 10.0, 10.0, 60.0, 30.0, 300.0, 5.0, 45.0)
+        return Timings(10.0, 0.5, 122.0, 10.0, 10.0, 60.0, 30.0, 300.0, 5.0, 45.0, 60.0, 10.0)
 
 
 class Context:

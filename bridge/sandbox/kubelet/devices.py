@@ -61,7 +61,7 @@ class DeviceManager:
         """
         self.validate(resource, versions)
         endpoint = Endpoint(resource, socket)
-        await endpoint.connect()
+        await endpoint.connect(self.context.timings.dial)
         self.endpoints[resource] = endpoint
         self.context.tell("PluginRegistered", resource, socket=socket)
         endpoint.follow(self._listed, self._ended)

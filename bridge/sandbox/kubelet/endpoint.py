@@ -60,16 +60,16 @@ class Endpoint:
         stub: DevicePluginAsyncStub = DevicePluginStub(self._channel)
         return stub
 
-    async def connect(self) -> None:
-        """Dial (10 s) and ask for the options.
+    async def connect(self, within: float = DIAL_SECONDS) -> None:
+        """Dial and ask for the options, each within some seconds.
 
         Raises:
             EndpointError: if nobody answers.
         """
         self._channel = dial(self.socket)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), DIAL_SECONDS)
-            self.options = await self._stub.GetDevicePluginOptions(pb.Empty(), timeout=DIAL_SECONDS)
+            await asyncio.wait_for(self._channel.channel_ready(), within)
+            self.options = await self._stub.GetDevicePluginOptions(pb.Empty(), timeout=within)
         except TimeoutError as error:
             await self._channel.close()
             raise EndpointError(

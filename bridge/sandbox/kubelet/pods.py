@@ -7,6 +7,7 @@ removed, before its claims are unprepared.
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 
 from bridge.sandbox.cdi import Edits, Node
@@ -116,9 +117,12 @@ class PodWorker:
                 task.cancel()
 
     async def _prepare(self) -> None:
-        """Prepare the pod's claims until it works, with the pod worker's backoff, for ever."""
-        times = self._parts.context.timings
-        delay = times.pod_retry
+        """Prepare the pod's claims until it works, for ever.
+
+        The real one does not call this an error of the pod's worker, so that it comes again at the next look at the
+        pod (syncFrequency: a minute, and up to half of it more) and not after ten seconds.
+        """
+        every = self._parts.context.timings.pod_sync
         while True:
             try:
                 await self._parts.dra.prepare(self.pod)
@@ -126,8 +130,7 @@ class PodWorker:
             except PrepareError as error:
                 text = f"Failed to prepare dynamic resources: {error}"
                 self._parts.context.event(self.pod, "Warning", "FailedPrepareDynamicResources", text)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, times.pod_retry_most)
+            await asyncio.sleep(every * (1 + random.random() / 2))  # noqa: S311
 
     async def _keep(self, container: Object, *, always: bool) -> int:
         """Run a container until it has ended for good; return its exit code."""

@@ -31,8 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The real node for all scenarios."""
-    with Cluster() as running:
+    """The real node for all scenarios; its kubelet looks at each pod every two seconds, not each minute."""
+    with Cluster(kubelet_config={"syncFrequency": "2s"}) as running:
         yield running
 
 

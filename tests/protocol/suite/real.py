@@ -33,7 +33,7 @@ class RealNode(Node):
         major, minor = cluster.release.major_minor
         self.version = (int(major), int(minor))
         self.kubelet = cluster.node.outside(KUBELET)
-        self.cdi = cluster.node.outside("/var/run/cdi")
+        self.cdi = cluster.node.outside("/run/cdi")  # /var/run is a link that would lead out of the node
         self._flat = cluster.release.resource_api == "v1beta1"
         self._made: list[tuple[str, str]] = []
 

@@ -22,6 +22,8 @@ TIMINGS = Timings(
     wipe_delay=2.5,
     endpoint_grace=300,
     health_reconnect=0.1,
+    pod_sync=0.1,
+    dial=0.5,
 )
 
 
