@@ -72,11 +72,20 @@ Holder = PodHolder | ClaimHolder
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How much of a part one hold uses, and the part's capacity as the inventory now knows it."""
+    """How much of a part one hold uses, of which capacity.
+
+    The capacity is the part's when the hold was made. A hold that used all of it had the part to itself, and
+    keeps it so if the capacity grows later.
+    """
 
     part: str
     amount: int
     capacity: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it leaves nothing of the part to others."""
+        return self.amount >= self.capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +224,7 @@ class Account:
         self._holds: dict[int, Hold] = {}
         self._used: dict[str, int] = defaultdict(int)
         self._used_by: dict[tuple[str, Plane], int] = defaultdict(int)
+        self._whole: Counter[str] = Counter()
         self._by_part: dict[str, set[int]] = defaultdict(set)
         self._by_share: dict[tuple[Plane, str, str], int] = {}
         # Tuples, for a claim has one hold as a rule and a set of one takes four times the memory.
@@ -240,6 +250,14 @@ class Account:
     def used(self, part: str) -> int:
         """How much of a part all holds together use."""
         return self._used.get(part, 0)
+
+    def room(self, part: str, capacity: int) -> int:
+        """How much of a part is free; nothing while somebody has it to himself."""
+        return 0 if self._whole[part] > 0 else max(0, capacity - self.used(part))
+
+    def standing(self, part: str) -> tuple[int, bool]:
+        """All that `room` depends on: how much is used, and whether somebody has the part to himself."""
+        return self.used(part), self._whole[part] > 0
 
     def used_by(self, part: str, plane: Plane) -> int:
         """How much of a part the holds of one plane use."""
@@ -288,20 +306,30 @@ class Account:
     # Deciding
 
     def check(self, pick: Pick, ending: frozenset[int] = frozenset(), planned: Counter[str] = _NONE) -> None:
+        """Raise Refused unless the pick is not quarantined and fits beside all holds; see `check_room`."""
+        self.check_quarantine(pick)
+        self.check_room(pick, ending, planned)
+
+    def check_quarantine(self, pick: Pick) -> None:
+        """Raise Refused if the pick's device is quarantined."""
+        quarantine = self.quarantine_of(pick.group, pick.device)
+        if quarantine is not None:
+            since = clock(quarantine.since)
+            raise Refused(pick, f"{pick.share} is quarantined since {since}: {quarantine.reason}")
+
+    def check_room(
+        self, pick: Pick, ending: frozenset[int] = frozenset(), planned: Counter[str] = _NONE
+    ) -> None:
         """Raise Refused unless the pick fits beside all holds.
 
         The same transaction may end some holds (`ending`) and has already taken some amounts (`planned`, by
         part) for its earlier picks.
         """
-        quarantine = self.quarantine_of(pick.group, pick.device)
-        if quarantine is not None:
-            raise Refused(
-                pick,
-                f"{pick.share} is quarantined since {clock(quarantine.since)}: {quarantine.reason}",
-            )
         for use in pick.uses:
-            freed = sum(u.amount for i in ending for u in self._holds[i].uses if u.part == use.part)
-            if self.used(use.part) - freed + planned[use.part] + use.amount > use.capacity:
+            freed = [u for i in ending for u in self._holds[i].uses if u.part == use.part]
+            whole = self._whole[use.part] - sum(u.whole for u in freed)
+            used = self.used(use.part) - sum(u.amount for u in freed) + planned[use.part]
+            if whole > 0 or used + use.amount > use.capacity:
                 blockers = tuple(h for h in self.on_part(use.part) if h.id not in ending)
                 raise Refused(pick, refusal(pick, blockers), blockers)
 
@@ -337,6 +365,7 @@ class Account:
         for use in hold.uses:
             self._used[use.part] += use.amount
             self._used_by[use.part, hold.plane] += use.amount
+            self._whole[use.part] += use.whole
             self._by_part[use.part].add(hold.id)
 
     def _remove(self, hold_id: int) -> None:
@@ -350,6 +379,7 @@ class Account:
         for use in hold.uses:
             self._used[use.part] -= use.amount
             self._used_by[use.part, hold.plane] -= use.amount
+            self._whole[use.part] -= use.whole
             ids = self._by_part[use.part]
             ids.discard(hold_id)
             if not ids:

@@ -35,18 +35,23 @@ from bridge.ledger.holds import (
     PutQuarantine,
     Quarantine,
 )
-from bridge.ledger.store import LedgerError, Opened, Store, open_store
+from bridge.ledger.store import EVERYTHING, LedgerError, Opened, Store, open_store
 
 log = logging.getLogger(__name__)
-
-EVERYTHING = "*"
 
 Listener = Callable[[frozenset[str]], None]
 """Called after each change with the parts it touched; the empty set means any part may be."""
 
 
 class Ledger:
-    """The one durable account of both planes. Use `Ledger.open`; single event loop."""
+    """The one durable account of both planes. Use `Ledger.open`; single event loop.
+
+    Attributes:
+        account: what is held now; it is another object after a failed commit, so never keep it.
+        damaged: whether this opening found damage, and so quarantined everything.
+        fresh: whether the file was made by this opening.
+        failure: why the file can be neither written nor read; empty while all is well.
+    """
 
     def __init__(self, opened: Opened, boot: str, clock: Callable[[], float]) -> None:
         self.account: Account = opened.account
@@ -59,6 +64,8 @@ class Ledger:
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "ledger")
         self.commits = 0
+        self.damaged = opened.damaged is not None
+        self.fresh = opened.fresh
         self.failure: str = ""
 
     @classmethod
@@ -68,16 +75,10 @@ class Ledger:
         After damage everything is quarantined, durably. Raises LedgerError and its kinds.
         """
         opened = await asyncio.to_thread(open_store, folder)
-        ledger = cls(opened, boot, clock)
         if opened.damaged is not None:
             aside, why = opened.damaged
-            reason = (
-                f"the ledger was damaged ({why}) and is kept as {aside.name}; drain the node, then start the "
-                f"daemon once with --accept-empty-ledger"
-            )
             log.critical("ledger damaged, everything is quarantined", extra={"file": str(aside), "why": why})
-            await ledger.quarantine(EVERYTHING, EVERYTHING, reason)
-        return ledger
+        return cls(opened, boot, clock)
 
     async def close(self) -> None:
         """Finish what is under way, close the file, give up the lock."""
@@ -114,9 +115,10 @@ class Ledger:
             await self._commit([PutHold(replace(hold, holder=pod, phase=Phase.HELD))])
 
     async def adopt(self, pick: Pick, pod: PodHolder) -> Hold:
-        """Take up a device plugin hold that evidence shows and the ledger lacks. Raises Refused."""
+        """Take up a device plugin hold that evidence shows and the ledger lacks, quarantined or not: this is no
+        hand-out. Raises Refused if it does not fit beside what the ledger has."""
         await self._usable()
-        self._check([pick], frozenset())
+        self.account.check_room(pick)
         hold = self._new(Plane.DEVICE_PLUGIN, Phase.HELD, pick, pod, self._clock())
         await self._commit([PutHold(hold)])
         return hold
@@ -141,7 +143,9 @@ class Ledger:
         kept = [h for p in picks if (h := mine.pop(p.share, None)) is not None]
         again = {h.share for h in kept}
         fresh = [p for p in picks if p.share not in again]
-        ending = frozenset(h.id for h in mine.values())
+        ending = frozenset(h.id for h in mine.values() if h.phase is Phase.RELEASING)
+        for pick in picks:
+            self.account.check_quarantine(pick)
         self._check(fresh, ending)
         now = self._clock()
         changes: list[Change] = [DropHold(i) for i in sorted(ending)]
@@ -258,7 +262,7 @@ class Ledger:
                 batch, self._waiting = self._waiting, []
                 try:
                     await loop.run_in_executor(self._thread, self._store.write, [c for c, _ in batch])
-                except sqlite3.Error as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                     await self._read_back(batch, error)
                     continue
                 self.commits += 1
@@ -269,7 +273,7 @@ class Ledger:
             self._committer = None
 
     async def _read_back(
-        self, batch: list[tuple[Sequence[Change], asyncio.Future[None]]], error: sqlite3.Error
+        self, batch: list[tuple[Sequence[Change], asyncio.Future[None]]], error: Exception
     ) -> None:
         """A commit failed: what is on disk is the truth, and nobody waiting was served."""
         log.error("ledger commit failed", extra={"error": str(error), "transactions": len(batch)})

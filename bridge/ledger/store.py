@@ -39,6 +39,9 @@ from bridge.ledger.holds import (
 
 SCHEMA_VERSION = 1
 
+EVERYTHING = "*"
+"""As group or device of a quarantine: all of them."""
+
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE claims (
@@ -62,10 +65,13 @@ CREATE TABLE uses (
   hold INTEGER NOT NULL REFERENCES holds ON DELETE CASCADE,
   part TEXT NOT NULL REFERENCES parts,
   amount INTEGER NOT NULL CHECK (amount > 0),
+  capacity INTEGER NOT NULL,
   PRIMARY KEY (hold, part)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX uses_of_part ON uses (part);
 CREATE TRIGGER fits BEFORE INSERT ON uses
 WHEN (SELECT used + NEW.amount > capacity FROM parts WHERE part = NEW.part)
+  OR EXISTS (SELECT 1 FROM uses WHERE part = NEW.part AND amount >= capacity)
 BEGIN SELECT RAISE(ABORT, 'a part would be booked above its capacity'); END;
 CREATE TRIGGER booked AFTER INSERT ON uses
 BEGIN UPDATE parts SET used = used + NEW.amount WHERE part = NEW.part; END;
@@ -149,8 +155,8 @@ class Store:
 def open_store(folder: Path) -> Opened:
     """Open the ledger of a state folder, or begin one.
 
-    A damaged file is renamed and an empty one begun; the caller must then quarantine everything (S5). Raises
-    LedgerLocked, LedgerFromTheFuture, or LedgerError where the folder or disk does not let us.
+    A damaged file is renamed, and the one begun in its place has everything quarantined from its first moment
+    (S5). Raises LedgerLocked, LedgerFromTheFuture, or LedgerError where the folder or disk does not let us.
     """
     path = folder / "ledger.db"
     lock_fd, used_before = _lock(folder)
@@ -166,7 +172,7 @@ def open_store(folder: Path) -> Opened:
                     raise _unusable(path, error) from error
                 damage = (_set_aside(path), str(error))
         try:
-            _create(path)
+            _create(path, damage)
             opened = _open(path, lock_fd)
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
@@ -246,25 +252,35 @@ def _sign(lock_fd: int) -> None:
     os.fsync(lock_fd)
 
 
-def _create(path: Path) -> None:
-    """Make an empty ledger under another name and rename it, so that a file that is there is always whole."""
+def _create(path: Path, damage: tuple[Path, str] | None) -> None:
+    """Make an empty ledger under another name and rename it, so that a file that is there is always whole: one
+    that takes the place of a damaged file is never there without its quarantine."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.executescript(_SCHEMA)
+        if damage is not None:
+            _write(db, PutQuarantine(Quarantine(EVERYTHING, EVERYTHING, _why(*damage), time.time())))
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     new.chmod(0o600)
-    fd = os.open(new, os.O_RDONLY)
+    _sync(new, os.O_RDONLY)
+    new.rename(path)
+    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _why(aside: Path, error: str) -> str:
+    return (
+        f"the ledger was damaged ({error}) and is kept as {aside.name}; drain the node, then start the daemon "
+        f"once with --accept-empty-ledger"
+    )
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-    new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _set_aside(path: Path) -> Path:
@@ -370,13 +386,13 @@ def _put_hold(db: sqlite3.Connection, hold: Hold) -> None:
             " ON CONFLICT (part) DO UPDATE SET capacity = excluded.capacity",
             (use.part, use.capacity),
         )
-        db.execute("INSERT INTO uses VALUES (?, ?, ?)", (hold.id, use.part, use.amount))
+        db.execute("INSERT INTO uses VALUES (?, ?, ?, ?)", (hold.id, use.part, use.amount, use.capacity))
 
 
 def _load(db: sqlite3.Connection) -> tuple[Account, int]:
     uses: dict[int, list[Use]] = {}
     for hold_id, part, amount, capacity in db.execute(
-        "SELECT hold, part, amount, capacity FROM uses JOIN parts USING (part) ORDER BY hold, part"
+        "SELECT hold, part, amount, capacity FROM uses ORDER BY hold, part"
     ):
         uses.setdefault(hold_id, []).append(Use(part, amount, capacity))
     try:

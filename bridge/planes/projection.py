@@ -67,7 +67,7 @@ class Memory(Generic[T]):
 
 def _state(account: Account, device: Device) -> tuple[object, ...]:
     """What of the account a device's views depend on, besides the group's own holds of it."""
-    return (account.quarantine_of(device.group, device.name), *map(account.used, device.parts))
+    return (account.quarantine_of(device.group, device.name), *map(account.standing, device.parts))
 
 
 def device_plugin_view(
@@ -177,7 +177,7 @@ def free_units(roster: Roster, account: Account, device: Device) -> int:
     """How many more shares of a device the ledger would hand out."""
     free = device.shares
     for use in roster.uses(device):
-        free = min(free, (use.capacity - account.used(use.part)) // use.amount)
+        free = min(free, account.room(use.part, use.capacity) // use.amount)
     return max(0, free)
 
 

@@ -206,6 +206,59 @@ async def test_a_damaged_ledger_is_kept_aside_and_everything_is_quarantined(
     await ledger.close()
 
 
+async def test_a_damaged_ledger_is_replaced_by_one_that_never_was_without_its_quarantine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await Ledger.open(tmp_path)).close()
+    garbage(tmp_path / "ledger.db")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bridge.ledger.store._sign", dies)
+        open_store(tmp_path)
+    ledger = await Ledger.open(tmp_path)
+    with pytest.raises(Refused, match="quarantined"):
+        await ledger.grant([exclusive("acc0")])
+    await ledger.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_hold_that_had_a_part_to_itself_keeps_it_when_the_capacity_grows(
+    tmp_path: Path, again: bool
+) -> None:
+    ledger = await Ledger.open(tmp_path)
+    await ledger.prepare("nx", CLAIM, [share("nx-gzip", 1)], "")
+    if again:
+        ledger = await reopened(ledger, tmp_path)
+    with pytest.raises(Refused):
+        await ledger.grant([share("nx-gzip--1", 4)])
+    assert ledger.account.room("/dev/crypto/nx-gzip", 4) == 0
+    await ledger.unprepare("nx", "uid-1")
+    await ledger.deallocated("nx", "uid-1")
+    await ledger.grant([share("nx-gzip--1", 4)])
+    await ledger.close()
+
+
+async def test_a_kept_hold_on_a_quarantined_device_is_not_prepared_again(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path)
+    await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "")
+    await ledger.unprepare("acc", "uid-1")
+    await ledger.quarantine("acc", "acc0", "in doubt")
+    with pytest.raises(Refused, match="in doubt"):
+        await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "")
+    await ledger.close()
+
+
+async def test_preparing_other_devices_never_ends_a_hold_that_was_not_unprepared(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path)
+    await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "")
+    await ledger.prepare("acc", CLAIM, [exclusive("acc1")], "")
+    assert sorted(h.device for h in ledger.account) == ["acc0", "acc1"]
+    await ledger.close()
+
+
 async def test_a_failed_commit_hands_out_nothing_and_the_account_is_what_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
