@@ -68,9 +68,12 @@ class ConfigErrors(ValueError):
         super().__init__("\n".join(f"{source}: {error}" for error in self.errors))
 
 
-def _on_off(value: object) -> object:
+def _binding(value: object) -> object:
     """YAML 1.1 reads a bare `on` or `off` as a boolean."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    word = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    if word == "on":
+        raise ValueError("on is not available yet; use auto or off")
+    return word
 
 
 def _split(value: object) -> object:
@@ -112,7 +115,7 @@ class _Group:
     mode: Mode | None = None
     sharing: Sharing = Sharing.SHARED
     partition: _Split | None = None
-    binding: Annotated[Binding, Check(_on_off, first=True)] = Binding.AUTO
+    binding: Annotated[Binding, Check(_binding, first=True)] = Binding.AUTO
     registration: Registration = Registration.WATCHER
     options: Mapping[str, object] = field(default_factory=dict)
 

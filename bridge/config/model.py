@@ -32,10 +32,9 @@ class Sharing(StrEnum):
 
 
 class Binding(StrEnum):
-    """Whether DRA pods are bound only after the ledger has reserved their device (Q3)."""
+    """Whether DRA pods are bound only after the ledger has reserved their device (Q3); `on` is yet to come."""
 
     AUTO = "auto"
-    ON = "on"
     OFF = "off"
 
 
