@@ -23,7 +23,7 @@ from bridge.cli.common import (
 
 if TYPE_CHECKING:
     from bridge.devices.model import Inventory
-    from bridge.ledger.holds import Hold
+    from bridge.ledger.holds import Hold, Quarantine
 
 
 def discover(
@@ -88,18 +88,20 @@ def devices(
     held: set[tuple[str, str]] = set()
     for hold in account:
         held.add((hold.group, hold.device))
-        rows.append(_hold_row(hold))
+        rows.append(_hold_row(hold, account.quarantine_of(hold.group, hold.device)))
     for device in inventory.devices:
         quarantine = account.quarantine_of(device.group, device.name)
         state = "quarantined" if quarantine else "free" if device.health.ok else "unhealthy"
         if device.shares == 1 and (device.group, device.name) in held:
             continue
         used = sum(account.used(part) // amount for part, amount in list(device.parts.items())[:1])
+        if used >= device.shares:
+            state = _noted("all shares held", quarantine)
         rows.append(
             {
                 "group": device.group,
                 "device": device.name,
-                "state": state if used < device.shares else "all shares held",
+                "state": state,
                 "shares": f"{device.shares - used}/{device.shares}" if device.shareable else None,
                 "why": quarantine.reason if quarantine else device.health.reason or None,
             }
@@ -119,18 +121,24 @@ def devices(
     _problems(inventory)
 
 
-def _hold_row(hold: Hold) -> dict[str, object]:
+def _noted(state: str, quarantine: Quarantine | None) -> str:
+    """A hold goes on under quarantine, but nobody gets the device after it: both have to be seen."""
+    return f"{state}, quarantined" if quarantine else state
+
+
+def _hold_row(hold: Hold, quarantine: Quarantine | None) -> dict[str, object]:
     from bridge.ledger.holds import clock
 
     return {
         "group": hold.group,
         "device": hold.device,
         "share": None if hold.share == hold.device else hold.share,
-        "state": str(hold.phase),
+        "state": _noted(str(hold.phase), quarantine),
         "plane": str(hold.plane),
         "holder": str(hold.holder),
         "uid": hold.holder.uid or None,
         "since": clock(hold.since),
+        "why": quarantine.reason if quarantine else None,
     }
 
 

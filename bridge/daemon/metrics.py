@@ -99,7 +99,8 @@ class Metrics:
 def count_by_state(roster: Roster, account: Account) -> dict[str, int]:
     """How many shares of a group are free, held by each plane, unhealthy, quarantined. Pure.
 
-    A held share of an unhealthy or quarantined device counts as held.
+    A held share of an unhealthy or quarantined device counts as held, so a quarantine of held devices shows here
+    only when they are given back. Silicon that another group holds counts there, and here as nothing.
     """
     counts = dict.fromkeys(("free", *Plane, "unhealthy", "quarantined"), 0)
     for plane in Plane:

@@ -172,6 +172,25 @@ async def test_devices_tells_who_has_what(bench: Bench) -> None:
     await ledger.close()
 
 
+async def test_devices_shows_a_quarantine_of_held_devices_too(bench: Bench) -> None:
+    bench.tree.add_many("/dev/crypto/acc{}", 2)
+    bench.config["groups"][0]["options"]["replicas"] = 2
+    ledger = await Ledger.open(bench.folder / "state")
+    pick = Pick("acc", "crypto-acc0", "crypto-acc0", (Use("/dev/crypto/acc0", 2, 2),))
+    await ledger.prepare("acc", ClaimHolder("default", "c", "u1"), [pick], "{}")
+    await ledger.quarantine("acc", "*", "whose it is cannot be told")
+    await ledger.close()
+    rows = json.loads(bench.look("devices", "-o", "json").stdout)
+    assert [(row["device"], row["state"], row["why"]) for row in rows] == [
+        ("crypto-acc0", "all shares held, quarantined", "whose it is cannot be told"),
+        ("crypto-acc0", "prepared, quarantined", "whose it is cannot be told"),
+        ("crypto-acc1", "quarantined", "whose it is cannot be told"),
+    ]
+    bench.config["groups"][0]["options"]["replicas"] = 1
+    table = bench.look("devices").stdout.splitlines()
+    assert len(table) == 3 and "prepared, quarantined" in table[1]
+
+
 async def test_devices_of_a_damaged_ledger(bench: Bench) -> None:
     (bench.folder / "state").mkdir()
     (bench.folder / "state" / "ledger.db").write_bytes(b"junk" * 1000)
