@@ -215,7 +215,10 @@ async def fetch_claims(
 async def _fetch(api: ResourceApi, ref: ClaimRef, driver: str, attempts: int) -> Claim | ClaimError:
     try:
         body = await api.get_claim(ref.namespace, ref.name, attempts=attempts)
-    except NotFound:
+    except NotFound as error:
+        if error.unserved:
+            # One of several API servers, in the middle of an upgrade: it knows nothing of the claim.
+            return ClaimError(ref, ClaimProblem.FAILED, f"claim {ref} cannot be read: {error}")
         text = f"claim {ref} (UID {ref.uid}) does not exist any longer; its pod has to be deleted"
         return ClaimError(ref, ClaimProblem.MISSING, text)
     except Forbidden as error:

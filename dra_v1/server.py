@@ -134,7 +134,10 @@ class DraService:
         await self._unprepares.stop()
 
     def _remembered(self, ref: ClaimRef) -> PreparedClaim | None:
-        if not isinstance(self._driver, Remembers) or self._unprepares.under_way((ref.uid,)):
+        if not isinstance(self._driver, Remembers):
+            return None
+        # What is under way may not be durable yet: whoever asks again gets the answer of that, when it ends.
+        if self._prepares.under_way((ref.uid,)) or self._unprepares.under_way((ref.uid,)):
             return None
         try:
             return self._driver.remembered(ref)

@@ -27,9 +27,9 @@ from bridge.devices.model import Inventory
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
 from bridge.ledger.holds import Plane
-from bridge.ledger.ledger import EVERYTHING, Ledger
-from bridge.ledger.reconcile import Reconciler
-from bridge.ledger.store import LedgerError
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.reconcile import Names, Reconciler
+from bridge.ledger.store import EVERYTHING, LedgerError
 from bridge.planes.cdi import static_edits
 from bridge.planes.claims import decode
 from bridge.planes.deallocation import Deallocations
@@ -70,10 +70,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
         await _restore_cdi(cdi, config, rosters, ledger)
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
-        sources = await stack.enter_async_context(Sources(config.daemon, metrics.source_answers))
+        sources = await stack.enter_async_context(_sources(config, settings, api, metrics))
         reconciler = _reconciler(config, ledger, rosters, sources, report)
         await reconciler.take_up()
-        deallocations = Deallocations(ledger, api, _drivers(config), report)
+        deallocations = Deallocations(ledger, api, _drivers(config), settings.node_name, report)
         stack.push_async_callback(deallocations.stop)
         context = Context(
             config,
@@ -125,12 +125,21 @@ def _drivers(config: Config) -> dict[str, str]:
     return {group.name: group.driver_name for group in config.groups}
 
 
+def _resources(config: Config) -> dict[str, str]:
+    return {group.name: group.resource_name for group in config.groups}
+
+
+def _sources(config: Config, settings: Settings, api: KubeApi | None, metrics: Metrics) -> Sources:
+    resources = frozenset(_resources(config).values())
+    return Sources(config.daemon, resources, settings.node_name, api, metrics.source_answers)
+
+
 def _reconciler(
     config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: MetricsReport
 ) -> Reconciler:
-    resources = {group.name: group.resource_name for group in config.groups}
     grace = Grace(unmatched=config.daemon.release_grace_seconds)
-    return Reconciler(ledger, resources, rosters.known_pick, sources.look, report, grace)
+    names = Names(_resources(config), _drivers(config), rosters.known_pick)
+    return Reconciler(ledger, names, sources.look, report, grace)
 
 
 async def _ledger(config: Config, settings: Settings) -> Ledger:
@@ -172,10 +181,8 @@ def _roots(settings: Settings) -> Roots:
 async def _api(
     config: Config, settings: Settings, rosters: Rosters, metrics: Metrics
 ) -> AsyncIterator[KubeApi | None]:
-    """The API server, needed only where DRA is."""
-    if not any(rosters.serves(group, Plane.DRA) for group in config.groups):
-        yield None
-        return
+    """The API server: needed where DRA is, elsewhere a witness that may be missing."""
+    needed = [group.name for group in config.groups if rosters.serves(group, Plane.DRA)]
     try:
         api = (
             KubeApi.from_kubeconfig(settings.kubeconfig, on_request=metrics.request)
@@ -183,7 +190,16 @@ async def _api(
             else KubeApi.in_cluster(on_request=metrics.request)
         )
     except KubeConfigError as error:
-        raise StartError(f"groups in mode dual or dra need the API server: {error}") from error
+        if needed:
+            names = ", ".join(needed)
+            raise StartError(
+                f"DRA, offered or still held in {names}, needs the API server: {error}"
+            ) from error
+        log.info(
+            "no API server: stale entries of the kubelet's checkpoint stand", extra={"error": str(error)}
+        )
+        yield None
+        return
     async with api:
         yield api
 

@@ -10,18 +10,20 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bridge.config import Daemon
-from bridge.ledger.evidence import PodName, Sighting
+from bridge.ledger.evidence import ClaimedDevice, PodName, Sighting
 from bridge.ledger.holds import PodHolder
 from bridge.platform import checkpoint
 from bridge.platform.cri import USUAL_SOCKETS, CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
 from bridge.platform.podresources import PodResources, PodResourcesClient
+from dra_v1.kube import KubeApi
+from dra_v1.kube_errors import ApiError, Json
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,25 @@ STABLE_S = 30.0
 class Sources:
     """Looks when asked.
 
-    `answered` is told for each source whether it answered.
+    Args:
+        daemon: where the sockets are.
+        resources: our resource names.
+        node_name, api: to ask for this node's pods; without the API server stale checkpoint entries stand.
+        answered: told for each source whether it answered.
     """
 
-    def __init__(self, daemon: Daemon, answered: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        resources: Container[str],
+        node_name: str,
+        api: KubeApi | None,
+        answered: Callable[[str, bool], None],
+    ) -> None:
+        self._resources = resources
+        self._node_name = node_name
+        self._api = api
+        self._ended: frozenset[str] = frozenset()
         self._socket = daemon.kubelet_root / "pod-resources" / "kubelet.sock"
         self._checkpoint = daemon.kubelet_root / "device-plugins" / checkpoint.NAME
         self._podresources = PodResourcesClient(self._socket)
@@ -67,16 +84,45 @@ class Sources:
         self._note("podresources", listed.reason if isinstance(listed, Unavailable) else "")
         self._note("checkpoint", noted.reason if isinstance(noted, checkpoint.Damaged) else "")
         self._note("runtime", runtime.reason if isinstance(runtime, Unavailable) else "")
+        live = None if isinstance(runtime, Unavailable) else _live(runtime)
+        owners = _checkpointed(noted)
+        await self._ask_for_ended(owners or {}, live or {})
         return Sighting(
             at=time.monotonic(),
             listed=None if isinstance(listed, Unavailable) else _listed(listed),
             active=frozenset()
             if isinstance(listed, Unavailable)
             else frozenset((pod.namespace, pod.name) for pod in listed.pods),
-            checkpointed=_checkpointed(noted),
-            live=None if isinstance(runtime, Unavailable) else _live(runtime),
+            checkpointed=owners,
+            live=live,
+            ended=self._ended,
+            claimed=frozenset() if isinstance(listed, Unavailable) else _claimed(listed),
             kubelet_stable=stable,
         )
+
+    async def _ask_for_ended(
+        self, owners: Mapping[tuple[str, str], frozenset[str]], live: Mapping[PodName, frozenset[str]]
+    ) -> None:
+        """Ask the API server about pods that the checkpoint names and the runtime does not run.
+
+        Asked once for each: a pod that has ended never comes back under its UID. A list of this node's own pods,
+        for the checkpoint has no names to get them by.
+        """
+        named = {uid for (resource, _), uids in owners.items() if resource in self._resources for uid in uids}
+        self._ended &= named
+        asked = named.difference(self._ended, *live.values())
+        if not asked or self._api is None:
+            return
+        try:
+            found = await self._api.list(
+                "/api/v1/pods", params={"fieldSelector": f"spec.nodeName={self._node_name}"}
+            )
+        except ApiError as error:
+            self._note("pods", str(error))
+            return
+        self._note("pods", "")
+        going_on = {uid for pod in found["items"] if not _has_ended(pod) for uid in _uids(pod)}
+        self._ended |= asked - going_on
 
     def _kubelet_stable(self) -> bool:
         """Whether the kubelet has been up long enough; its socket is made anew at each start."""
@@ -134,3 +180,27 @@ def _live(runtime: RuntimeView) -> dict[PodName, frozenset[str]]:
         if container.may_use_devices:
             live[container.pod_namespace, container.pod_name].add(container.pod_uid)
     return {name: frozenset(uids) for name, uids in live.items()}
+
+
+def _claimed(listed: PodResources) -> frozenset[ClaimedDevice]:
+    return frozenset(
+        ClaimedDevice(
+            device.driver,
+            device.device,
+            device.share_id or device.device,
+            (use.claim_namespace, use.claim_name),
+        )
+        for use in listed.claims
+        for device in use.devices
+    )
+
+
+def _has_ended(pod: Json) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _uids(pod: Json) -> tuple[str, ...]:
+    """The UIDs that kubelet and runtime may know a pod by: a static pod's is another than its mirror's (H32)."""
+    meta = pod["metadata"]
+    static = (meta.get("annotations") or {}).get("kubernetes.io/config.hash")
+    return (str(meta["uid"]), *([str(static)] if static else []))

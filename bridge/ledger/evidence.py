@@ -17,6 +17,19 @@ PodName = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimedDevice:
+    """A device of a claim that a running pod uses, as podresources lists it.
+
+    `name` is the share ID where there is one, else the device's name.
+    """
+
+    driver: str
+    device: str
+    name: str
+    claim: PodName
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """One look at every source.
 
@@ -27,6 +40,8 @@ class Sighting:
         checkpointed: the kubelet's checkpoint: UIDs of pods by (resource name, ID); None if unreadable.
         live: pods with a ready sandbox or a container that has not exited, as the runtime says: UIDs by name;
             None if the runtime did not answer.
+        ended: UIDs of pods of which the API server says that they have ended or are gone.
+        claimed: devices of claims that podresources lists.
         kubelet_stable: whether the kubelet has been up long enough for its lists to be whole (H13).
     """
 
@@ -35,6 +50,8 @@ class Sighting:
     active: frozenset[PodName] = frozenset()
     checkpointed: Mapping[tuple[str, str], frozenset[str]] | None = None
     live: Mapping[PodName, frozenset[str]] | None = None
+    ended: frozenset[str] = frozenset()
+    claimed: frozenset[ClaimedDevice] = frozenset()
     kubelet_stable: bool = False
 
 
@@ -57,8 +74,7 @@ class Trust(enum.IntEnum):
     """How far an absence can be trusted; decides how long it must last."""
 
     NO_RUNTIME = 0
-    STILL_LISTED = 1
-    WHOLE = 2
+    WHOLE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +94,17 @@ class Grace:
     Attributes:
         unmatched: for a hold that no pod was ever matched to: admission may still be under way (H11, H12).
         confirm: between the first and the last of the sightings that agree.
-        listed: instead of `confirm` where the runtime shows nothing of a pod that kubelet and checkpoint
-            still name: a stale entry (H10), or a pod between two sandboxes.
         degraded: instead of `confirm` while the runtime does not answer: a pod deleted by force may go on
             running for its grace period unseen by the kubelet's lists (H9).
     """
 
     unmatched: float = 60.0
     confirm: float = 1.0
-    listed: float = 60.0
     degraded: float = 600.0
 
     def of(self, trust: Trust) -> float:
         """How long an absence of this trust must last, in seconds."""
-        return {Trust.WHOLE: self.confirm, Trust.STILL_LISTED: self.listed, Trust.NO_RUNTIME: self.degraded}[
-            trust
-        ]
+        return self.confirm if trust is Trust.WHOLE else self.degraded
 
 
 def look_at(hold: Hold, resource: str, sighting: Sighting) -> Seen:
@@ -114,23 +125,22 @@ def look_at(hold: Hold, resource: str, sighting: Sighting) -> Seen:
 
 
 def _with_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> Seen:
-    """The runtime answered: a pod is gone when it has neither sandbox nor container, whatever stale entry the
-    checkpoint keeps of it (H10)."""
+    """The runtime answered: what it runs is in use, what it does not run may only be waiting to start.
+
+    A pod in the checkpoint without a sandbox is gone for good only when the API server says so: its entry may be
+    stale (H10), or its volumes not yet attached, and podresources does not list init containers (H11).
+    """
     assert sighting.live is not None
     for name, uids in sighting.live.items():
         running = uids & owners
         if running:
-            # An ordinary init container holds it: podresources does not list those (H11).
             return InUse(PodHolder(*name, uid=min(running)), "checkpoint and runtime")
     pod = _pod(hold)
-    if pod is None:
-        return Absent(Trust.WHOLE)
-    here = sighting.live.get((pod.namespace, pod.name), frozenset())
-    if pod.uid in here or (here and not pod.uid):
+    here = sighting.live.get((pod.namespace, pod.name), frozenset()) if pod else frozenset()
+    if pod is not None and (pod.uid in here or (here and not pod.uid)):
         return InUse(pod, "runtime")
-    # Up to 1.33 the kubelet also lists pods that have ended, though without their devices.
-    if owners and (pod.namespace, pod.name) in sighting.active and not here:
-        return Absent(Trust.STILL_LISTED)
+    if not owners <= sighting.ended:
+        return Unsure("the checkpoint names a pod of which the API server has not said that it ended")
     return Absent(Trust.WHOLE)
 
 

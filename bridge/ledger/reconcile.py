@@ -11,10 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+from bridge.ledger.doubts import Doubts
 from bridge.ledger.evidence import Absence, Grace, InUse, Sighting, continued, look_at, may_release
-from bridge.ledger.holds import Hold, Phase, Pick, Plane, PodHolder, Refused
+from bridge.ledger.holds import Hold, Phase, Pick, Plane, PodHolder
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 
@@ -27,10 +29,6 @@ SETTLED_S = 5.0
 podresources is limited to a look a second or so (kubelet-contract A.8)."""
 
 
-_STRANGER = "stranger: "
-"""Begins the reason of a quarantine that is lifted when the ID is no longer out."""
-
-
 class Ended(Protocol):
     """Told of each hold that ended."""
 
@@ -39,13 +37,27 @@ class Ended(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How kubelet and runtime call what is ours.
+
+    Attributes:
+        resources: resource name by group.
+        drivers: DRA driver name by group.
+        pick_of: the pick for a group and an ID or device name; raises LookupError for one that is none of ours.
+    """
+
+    resources: Mapping[str, str]
+    drivers: Mapping[str, str]
+    pick_of: Callable[[str, str], Pick]
+
+
 class Reconciler:
     """One task over the whole plane.
 
     Args:
         ledger: the account.
-        resources: resource name by group.
-        pick_of: the pick for an ID of a group; raises Exception for one that the inventory does not know.
+        names: how our devices are called.
         look: looks at every source once.
         report: told of releases.
         grace: how long to wait.
@@ -54,41 +66,44 @@ class Reconciler:
     def __init__(
         self,
         ledger: Ledger,
-        resources: Mapping[str, str],
-        pick_of: Callable[[str, str], Pick],
+        names: Names,
         look: Callable[[], Awaitable[Sighting]],
         report: Ended,
         grace: Grace,
     ) -> None:
         self._ledger = ledger
-        self._resources = resources
-        self._groups = {resource: group for group, resource in resources.items()}
-        self._pick_of = pick_of
+        self._resources = names.resources
         self._look = look
         self._report = report
         self._grace = grace
+        self._doubts = Doubts(ledger, names)
         self._absences: dict[int, Absence] = {}
         self._first_seen: dict[int, float] = {}
+        self._looked_whole = False
         self._wake = asyncio.Event()
-        self._said: set[tuple[str, str]] = set()
         ledger.subscribe(lambda _: self._wake.set())
 
     async def take_up(self) -> None:
-        """At start: take up what kubelet and checkpoint have of ours and the ledger lacks (E.7, H18)."""
-        sighting = await self._look()
-        await self._adopt(sighting)
+        """At start, before anything is offered: take up what the kubelet has and the ledger lacks (E.7, H18)."""
+        await self._doubts.settle(await self._look())
 
     async def run(self) -> None:
         """Look, decide, wait, until cancelled."""
         while True:
-            if not self._holds():
+            if not self._holds() and self._looked_whole and not self._doubts.stand:
                 self._wake.clear()
                 await self._wake.wait()
                 await asyncio.sleep(SOON_S)
-            sighting = await self._look()
-            await self._adopt(sighting)
-            await self._decide(sighting)
+            # What is handed out during the look may be under an ID that the look shows with its last pod.
+            before = self._holds()
+            await self.act_on(await self._look(), before)
             await self._pause()
+
+    async def act_on(self, sighting: Sighting, holds: tuple[Hold, ...]) -> None:
+        """Take one sighting; of the holds it can tell only of those that were there before it."""
+        self._looked_whole |= sighting.listed is not None and sighting.kubelet_stable
+        await self._doubts.settle(sighting)
+        await self._decide(holds, sighting)
 
     def _holds(self) -> tuple[Hold, ...]:
         return self._ledger.account.on_plane(Plane.DEVICE_PLUGIN)
@@ -96,7 +111,9 @@ class Reconciler:
     async def _pause(self) -> None:
         """Wait for the next look; a hand-out brings it forward."""
         holds = self._holds()
-        undecided = any(h.phase is Phase.GRANTED or h.id in self._absences for h in holds)
+        undecided = not self._looked_whole or any(
+            h.phase is Phase.GRANTED or h.id in self._absences for h in holds
+        )
         known = {h.id for h in holds}
         ends = time.monotonic() + (UNDECIDED_S if undecided else SETTLED_S)
         while (left := ends - time.monotonic()) > 0:
@@ -110,10 +127,10 @@ class Reconciler:
                 await asyncio.sleep(SOON_S)
                 return
 
-    async def _decide(self, sighting: Sighting) -> None:
-        """Name pods, and end what is proven gone."""
+    async def _decide(self, holds: tuple[Hold, ...], sighting: Sighting) -> None:
+        """Name the pods of holds, and end those that are proven gone."""
         proven: list[Hold] = []
-        for hold in self._holds():
+        for hold in holds:
             resource = self._resources.get(hold.group)
             if resource is None:
                 continue  # its group is no longer configured: nobody can ask for it, nobody can prove its end
@@ -155,66 +172,3 @@ class Reconciler:
         for hold in holds:
             why = "no source shows it in use any longer"
             self._report.ended(Plane.DEVICE_PLUGIN, hold.group, [hold.share], str(hold.holder), why)
-
-    async def _adopt(self, sighting: Sighting) -> None:
-        """Take up IDs that the kubelet has given out and the ledger does not know."""
-        strangers: dict[str, str] = {}
-        for (resource, device_id), pod in _claimed(sighting).items():
-            group = self._groups.get(resource)
-            if group is None or self._ledger.account.of_share(Plane.DEVICE_PLUGIN, group, device_id):
-                continue
-            try:
-                await self._ledger.adopt(self._pick_of(group, device_id), pod)
-                log.warning(
-                    "took up a hold that the ledger lacked",
-                    extra={"group": group, "device": device_id, "holder": str(pod)},
-                )
-            except Refused as refused:
-                await self._doubt(group, device_id, pod, refused)
-            except LookupError as error:
-                self._say(group, device_id, str(error))
-                strangers[group] = str(error)
-            except LedgerError as error:
-                self._say(group, device_id, str(error))
-        if sighting.listed is not None:
-            await self._fence(strangers)
-
-    async def _fence(self, strangers: Mapping[str, str]) -> None:
-        """A stranger's ID may be any device of the group: nobody gets one until it is gone (H18)."""
-        for group in self._resources:
-            fence = self._ledger.account.quarantine_of(group, "*")
-            fenced = fence is not None and fence.reason.startswith(_STRANGER)
-            try:
-                if group in strangers and fence is None:
-                    await self._ledger.quarantine(group, "*", _STRANGER + strangers[group])
-                elif fenced and group not in strangers:
-                    await self._ledger.lift(group, "*")
-            except LedgerError as error:
-                log.error("cannot record a quarantine", extra={"group": group, "error": str(error)})
-
-    async def _doubt(self, group: str, device_id: str, pod: PodHolder, refused: Refused) -> None:
-        """Both planes hold one device, or it is quarantined already: whom to believe is not ours to guess (S5)."""
-        if not refused.blockers:
-            return
-        reason = f"the kubelet gave {device_id} to {pod}, and yet: {refused}; delete one of the two pods"
-        self._say(group, device_id, reason)
-        try:
-            await self._ledger.quarantine(group, refused.pick.device, reason)
-        except LedgerError as error:
-            log.error("cannot record a quarantine", extra={"device": device_id, "error": str(error)})
-
-    def _say(self, group: str, device_id: str, why: str) -> None:
-        if (device_id, why) not in self._said:
-            self._said.add((device_id, why))
-            log.error("unexpected hold", extra={"group": group, "device": device_id, "why": why})
-
-
-def _claimed(sighting: Sighting) -> dict[tuple[str, str], PodHolder]:
-    """Who has which ID, as far as the sources say: podresources first, then live pods of the checkpoint."""
-    claimed = dict(sighting.listed or {})
-    live = {uid: name for name, uids in (sighting.live or {}).items() for uid in uids}
-    for key, uids in (sighting.checkpointed or {}).items():
-        for uid in uids:
-            if uid in live and key not in claimed:
-                claimed[key] = PodHolder(*live[uid], uid=uid)
-    return claimed

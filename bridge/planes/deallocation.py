@@ -29,15 +29,16 @@ _AT_ONCE = 8
 class Deallocations:
     """Watches over the claims that are being released.
 
-    `drivers`: driver name by group; `api`: None where no group is offered through DRA.
+    `drivers`: driver name by group; `pool`: this node's; `api`: None where no group is offered through DRA.
     """
 
     def __init__(
-        self, ledger: Ledger, api: KubeApi | None, drivers: Mapping[str, str], report: Report
+        self, ledger: Ledger, api: KubeApi | None, drivers: Mapping[str, str], pool: str, report: Report
     ) -> None:
         self._ledger = ledger
         self._resources = ResourceApi(api) if api is not None else None
         self._drivers = drivers
+        self._pool = pool
         self._report = report
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._gate = asyncio.Semaphore(_AT_ONCE)
@@ -56,11 +57,18 @@ class Deallocations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def expect(self, uid: str) -> None:
-        """Begin to ask for a claim that was just unprepared."""
-        if uid not in self._tasks and self._releasing(uid):
-            task = asyncio.create_task(self._until_deallocated(uid), name=f"deallocation-{uid}")
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+        """Begin to ask for a claim that was just unprepared; one that is asked for seldom is asked for anew."""
+        if not self._releasing(uid):
+            return
+        if (earlier := self._tasks.get(uid)) is not None:
+            earlier.cancel()
+        task = asyncio.create_task(self._until_deallocated(uid), name=f"deallocation-{uid}")
+        self._tasks[uid] = task
+        task.add_done_callback(lambda done: self._forget(uid, done))
+
+    def _forget(self, uid: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(uid) is task:
+            del self._tasks[uid]
 
     async def check_now(self, uid: str) -> None:
         """Ask once, and end the holds that are proven free. Failure to ask leaves them."""
@@ -73,18 +81,18 @@ class Deallocations:
         async with self._gate:
             try:
                 body = await self._resources.get_claim(ref.namespace, ref.name)
-            except NotFound:
-                body = None
             except (ApiError, NoResourceApi) as error:
-                log.warning(
-                    "cannot tell whether a claim is deallocated",
-                    extra={"claim": str(ref), "error": str(error)},
-                )
-                return
+                # A server that does not know the kind knows nothing of the claim.
+                if not isinstance(error, NotFound) or error.unserved:
+                    extra = {"claim": str(ref), "error": str(error)}
+                    log.warning("cannot tell whether a claim is deallocated", extra=extra)
+                    return
+                body = None
         for group in {hold.group for hold in holds}:
             still = frozenset[str]()
             if body is not None:
-                still = shares_still_allocated(check_claim(body, ref, self._drivers.get(group, "")))
+                found = check_claim(body, ref, self._drivers.get(group, ""))
+                still = shares_still_allocated(found, self._pool)
             await self._end(group, uid, still, holds)
 
     async def _end(self, group: str, uid: str, still: frozenset[str], holds: tuple[Hold, ...]) -> None:
@@ -119,8 +127,8 @@ class Deallocations:
             pause = min(pause * 2, _LONGEST_S)
 
 
-def shares_still_allocated(found: Claim | ClaimError) -> frozenset[str]:
-    """The shares that a claim, as it is now, still has; none if it is gone or another one has its name (H6).
+def shares_still_allocated(found: Claim | ClaimError, pool: str) -> frozenset[str]:
+    """The shares of a pool that a claim, as it is now, still has; none if another claim has its name (H6).
 
     Raises ValueError for an error that does not tell; the caller keeps those from here.
     """
@@ -128,4 +136,4 @@ def shares_still_allocated(found: Claim | ClaimError) -> frozenset[str]:
         if found.problem not in (ClaimProblem.REPLACED, ClaimProblem.NOT_ALLOCATED, ClaimProblem.NOT_OURS):
             raise ValueError(f"this proves nothing about a claim's shares: {found}")
         return frozenset()
-    return frozenset(r.share_id or r.device for r in found.results if not r.admin_access)
+    return frozenset(r.share_id or r.device for r in found.results if r.pool == pool and not r.admin_access)

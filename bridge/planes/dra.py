@@ -89,7 +89,9 @@ class DraPlane:
     def remembered(self, ref: ClaimRef) -> PreparedClaim | None:
         """The answer that the ledger keeps for this UID, its CDI file restored if it is gone (H13, H20)."""
         kept = self._around.ledger.account.prepared(self._group, ref.uid)
-        if kept is None:
+        if (
+            kept is None or self._around.ledger.failure
+        ):  # then the account may hold what never reached the disk
             return None
         stored = decode(kept.answer)
         if stored.edits:

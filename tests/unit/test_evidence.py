@@ -57,16 +57,28 @@ ABSENT = Absent(Trust.WHOLE)
             InUse,
         ),
         (
-            "h10: a stale checkpoint entry of a pod that is gone from kubelet and runtime",
+            "h10: a stale checkpoint entry of a pod that is gone from kubelet, runtime and API server",
             HELD,
-            replace(NOBODY, checkpointed={KEY: frozenset({"uid-p"})}),
+            replace(NOBODY, checkpointed={KEY: frozenset({"uid-p"})}, ended=frozenset({"uid-p"})),
             ABSENT,
         ),
         (
-            "a checkpoint entry of a pod still listed, between two sandboxes",
+            "h11: a checkpoint entry of a pod without a sandbox: it waits for its volumes, or is between two",
             HELD,
             replace(NOBODY, checkpointed={KEY: frozenset({"uid-p"})}, active=frozenset({("default", "p")})),
-            Absent(Trust.STILL_LISTED),
+            Unsure,
+        ),
+        (
+            "h11: the same before any pod was matched, and not even listed",
+            GRANTED,
+            replace(NOBODY, checkpointed={KEY: frozenset({"uid-i"})}),
+            Unsure,
+        ),
+        (
+            "one owner of two has ended, the other has not",
+            HELD,
+            replace(NOBODY, checkpointed={KEY: frozenset({"uid-p", "uid-q"})}, ended=frozenset({"uid-p"})),
+            Unsure,
         ),
         (
             "h9: deleted by force, gone from the kubelet's lists, containers still running",
@@ -117,7 +129,7 @@ def test_the_uid_is_learned_where_checkpoint_and_runtime_agree() -> None:
     assert look_at(GRANTED, RES, sighting) == InUse(POD, "podresources")
 
 
-GRACE = Grace(unmatched=60, confirm=1, listed=60, degraded=600)
+GRACE = Grace(unmatched=60, confirm=1, degraded=600)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +138,6 @@ GRACE = Grace(unmatched=60, confirm=1, listed=60, degraded=600)
         (HELD, None, 1e6, False),
         (HELD, Absence(10, 10, Trust.WHOLE), 1e6, False),  # one sighting is none
         (HELD, Absence(10, 11, Trust.WHOLE), 11, True),
-        (HELD, Absence(10, 69, Trust.STILL_LISTED), 1e6, False),
-        (HELD, Absence(10, 70, Trust.STILL_LISTED), 1e6, True),
         (HELD, Absence(10, 609, Trust.NO_RUNTIME), 1e6, False),
         (HELD, Absence(10, 610, Trust.NO_RUNTIME), 1e6, True),
         (GRANTED, Absence(10, 30, Trust.WHOLE), 59, False),  # H12: admission may be under way
