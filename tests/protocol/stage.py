@@ -73,7 +73,7 @@ class Clock:
     async def looked(self, times: int = 8) -> None:
         """Wait until the daemon has asked for the time so often again (twice a look, and once more to be over)."""
         until = self.looks + times
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(8):
             while self.looks < until:
                 self._asked.clear()
                 await self._asked.wait()

@@ -132,8 +132,12 @@ async def test_h23_arbitration_never_looks_like_a_fault() -> None:
         await node.run_pod("by-resource", limits={RESOURCE: 1})
         await node.lists({acc(1), acc(2)}, {acc(0)})
         assert acc(2) in node.healthy(), "held by the device plugin itself: stays healthy"
+        # One more device makes the stream send a list that is younger than both holds.
+        since = len(node.box.observe)
+        node.box.tree.add("/dev/crypto/acc3")
+        await node.box.observe.wait("HealthListed", since=since)
         listed = node.box.observe.of("HealthListed")
-        assert listed and all(seen.facts["unhealthy"] == [] for seen in listed)
+        assert listed[-1].facts["devices"] == 4 and all(seen.facts["unhealthy"] == [] for seen in listed)
         assert [node.health(acc(number)) for number in range(3)] == ["Healthy"] * 3
         for pod in ("by-claim", "by-resource"):
             (status,) = node.box.pod(pod)["status"]["containerStatuses"]
