@@ -29,7 +29,7 @@ class Roster:
         by_name: device by name, and by the name of each of its shares.
         device_plugin_shares: shares that the configuration gives to the device plugin plane.
         dra_shares: shares that it gives to DRA; in `dual` with `shared` the two are the same.
-        remembers: whether unplugged devices stand among them.
+        remembers: whether some stand among them as they were, for the sake of their holders.
     """
 
     group: Group
@@ -46,8 +46,10 @@ class Roster:
     ) -> Roster:
         """The roster of a group; the one before still knows what unplugged devices were like."""
         found = {device.name: device for device in inventory.group(group.name)}
+        changed = {d.name: d for d in _changed(group, found, account, before)}
         gone = tuple(_unplugged(group, found, account, before))
-        devices = tuple(sorted((*found.values(), *gone), key=lambda d: natural_key(d.name)))
+        present = {**found, **changed}.values()
+        devices = tuple(sorted((*present, *gone), key=lambda d: natural_key(d.name)))
         by_name = {device.name: device for device in devices}
         names: list[str] = []
         for device in devices:
@@ -55,7 +57,7 @@ class Roster:
             names.extend(shares)
             by_name.update(dict.fromkeys(shares, device))
         ours, theirs = _split(group, names)
-        return cls(group, devices, inventory.parts, by_name, ours, theirs, bool(gone))
+        return cls(group, devices, inventory.parts, by_name, ours, theirs, bool(gone or changed))
 
     @property
     def device_plugin_offered(self) -> bool:
@@ -106,6 +108,27 @@ def check_present(devices: Iterable[Device], there: Callable[[str], bool]) -> No
                     f"{device.name} has just gone: {node.host_path} does not exist any more; it is offered again "
                     "when it is back"
                 )
+
+
+def _changed(
+    group: Group, found: Mapping[str, Device], account: Account, before: Roster | None
+) -> Iterator[Device]:
+    """Held devices whose name now stands for other silicon: as their holders know them, and not to be had.
+
+    A container that restarts must get what was booked for it; what the name newly stands for is booked for nobody.
+    """
+    why = "what it is made of changed while it is held; it is offered again when its holder has ended"
+    for plane in Plane:
+        for hold in account.of_group(plane, group.name):
+            device = found.get(hold.device)
+            booked = {use.part: use.amount for use in hold.uses}
+            if device is None or device.parts.keys() <= booked.keys():
+                continue
+            known = before.by_name.get(hold.device) if before is not None else None
+            edits = (
+                known.edits if known is not None and known.parts.keys() == booked.keys() else ContainerEdits()
+            )
+            yield replace(device, edits=edits, parts=booked, health=Health(False, why))
 
 
 def _unplugged(

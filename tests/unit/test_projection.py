@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -284,3 +284,19 @@ def test_a_remembered_view_is_the_view(world: World, data: st.DataObject) -> Non
         if world.kept.of_share(plane, "acc", pick.share) is None:
             next_id += 1
             world.kept.apply(PutHold(hold(next_id, plane, one, pick.share)))
+
+
+def test_a_held_name_that_stands_for_other_silicon_keeps_its_holders_edits_and_is_not_to_be_had() -> None:
+    first = device("acc0")
+    held = account([hold(1, Plane.DRA, first)])
+    before = Roster.build(group(), inventory(first), held)
+    other = replace(device("acc1"), name="acc0")
+    after = Roster.build(group(), inventory(other), held, before)
+    assert after.by_name["acc0"].edits == first.edits
+    assert "changed while it is held" in after.by_name["acc0"].health.reason
+    assert [offer.healthy for offer in device_plugin_view(after, held)] == [False]
+    restarted = Roster.build(group(), inventory(other), held)
+    assert static_edits(restarted) == {}, (
+        "a container that restarts must not get what was never booked for it"
+    )
+    assert Roster.build(group(), inventory(other), account(), after).by_name["acc0"] == other

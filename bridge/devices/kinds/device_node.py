@@ -232,7 +232,10 @@ class _Search:
         )
         nodes = [node for _, node in present]
         health = Health(False, f"{absent} does not exist") if missing else Health()
-        self._add(wanted.name, nodes, edits, health, [option.path for option in missing])
+        # Every path it may ever have is booked with it: an optional node that appears is then already its holder's.
+        present_options = [option for option, _ in present]
+        others = [option.path for option in wanted.nodes if option not in present_options]
+        self._add(wanted.name, nodes, edits, health, others)
 
     def globbed(self) -> None:
         """Each node that a pattern matches, once, whatever names lead to it."""
@@ -259,7 +262,7 @@ class _Search:
         yield from sorted(path for path in paths if not self.excluded.matches(path))
 
     def _add(
-        self, name: str, nodes: list[Node], edits: ContainerEdits, health: Health, missing: list[str]
+        self, name: str, nodes: list[Node], edits: ContainerEdits, health: Health, absent: list[str]
     ) -> None:
         numa = {number for node in nodes if (number := numa_node(node, self.roots)) is not None}
         agreed = numa.pop() if len(numa) == 1 else None
@@ -275,7 +278,7 @@ class _Search:
                 attributes=_attributes(nodes, agreed),
                 numa_node=agreed,
                 health=health,
-                parts=dict.fromkeys([*(node.path for node in nodes), *missing], 1),
+                parts=dict.fromkeys([*(node.path for node in nodes), *absent], 1),
                 shares=self.options.replicas,
                 share_unit="replicas",
             )
