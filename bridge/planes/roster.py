@@ -6,7 +6,7 @@ one into a pick that the ledger can decide on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge.config import Group, Mode, Sharing
