@@ -236,9 +236,11 @@ async def test_h13_pods_of_both_planes_live_through_a_kubelet_restart() -> None:
         await node.offers(acc(0), acc(1), acc(2))
         since = len(node.box.observe)
         await node.box.kubelet.restart()
-        again = await node.box.observe.wait("Prepared", "default/c", since=since)
-        assert again.facts["devices"] == [acc(0)]
         await node.box.observe.wait("DevicesListed", RESOURCE, since=since)
+        await node.box.observe.wait("DriverRegistered", DRIVER, since=since)
+        await node.run_pod("shares", claims={"dev": "c"})
+        (again,) = node.box.observe.of("Prepared", "default/c", since)
+        assert again.facts["devices"] == [acc(0)]
         await node.offers(acc(0), acc(1), acc(2))
         assert [node.container(pod) for pod in ("dra", "dp")] == containers
         assert node.ledger().keys() == held.keys()

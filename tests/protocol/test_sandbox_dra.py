@@ -172,7 +172,7 @@ async def test_h7_a_shared_claim_is_prepared_once_and_unprepared_after_its_last_
     assert len(driver.unprepares) == 1
 
 
-async def test_h13_after_a_kubelet_restart_running_pods_are_prepared_again(
+async def test_h13_after_a_kubelet_restart_a_running_pods_claim_is_prepared_again_for_another_pod(
     box: Sandbox, driver: RawDraDriver
 ) -> None:
     box.create_claim("c", make.request("acc"))
@@ -181,12 +181,16 @@ async def test_h13_after_a_kubelet_restart_running_pods_are_prepared_again(
     before = box.container("p")
     seen = len(box.observe)
     await box.kubelet.restart()
-    await box.observe.wait("Prepared", "default/c", since=seen)
     wiped = await box.observe.wait("SlicesWiped", since=seen)
     assert wiped.facts["count"] == 1
-    assert len(driver.prepares) == 2 and box.container("p") is before
-    box.delete_pod("p")
-    await box.wait_gone("pods", "p")
+    await box.observe.wait("DriverRegistered", since=seen)
+    box.create_pod(make.pod("q", claims={"dev": "c"}))
+    await box.wait_phase("q", "Running")
+    assert driver.prepares[1:] == driver.prepares[:1] and box.container("p") is before
+    for pod in ("p", "q"):
+        assert driver.unprepares == []
+        box.delete_pod(pod)
+        await box.wait_gone("pods", pod)
     assert len(driver.unprepares) == 1
 
 

@@ -30,7 +30,7 @@ class ClaimInfo:
     Attributes:
         pods: uids of the pods that use it.
         drivers: per driver what it prepared; drivers are there before they have answered.
-        prepared: memory only: after a kubelet restart every claim is prepared again.
+        prepared: memory only: after a kubelet restart a claim is prepared again for the next pod that gets a sandbox.
     """
 
     uid: str

@@ -102,7 +102,10 @@ class PodWorker:
 
     async def _live(self) -> None:
         self.report()
-        await self._prepare()
+        # Claims are prepared where a sandbox is made: a pod that has one is not prepared for again after a restart.
+        if uid_of(self.pod) not in self._parts.runtime.sandboxes:
+            await self._prepare()
+            self._parts.runtime.sandboxes.add(uid_of(self.pod))
         sidecars: list[asyncio.Task[int]] = []
         try:
             for container in init_containers(self.pod):

@@ -77,12 +77,17 @@ def _script(pod: Object, container: str, key: str, default: str) -> str:
 
 
 class Runtime:
-    """All containers of the node."""
+    """All containers of the node.
+
+    Attributes:
+        sandboxes: uids of the pods that have one; it outlives the kubelet, but not a reboot.
+    """
 
     def __init__(self, specs: Specs, tree: Tree, observe: Observations) -> None:
         self._specs, self._tree, self._observe = specs, tree, observe
         self._attempts: dict[tuple[str, str], itertools.count[int]] = {}
         self.containers: dict[str, Container] = {}
+        self.sandboxes: set[str] = set()
         self.on_exit: Callable[[Container], None] | None = None
 
     def start(self, pod: Object, name: str, wanted: Wanted) -> Container:
@@ -177,13 +182,15 @@ class Runtime:
         return found[-1] if found else None
 
     def forget(self, pod_uid: str) -> None:
-        """Remove a pod's exited containers."""
+        """Remove a pod's sandbox and exited containers."""
+        self.sandboxes.discard(pod_uid)
         for container in self.of(pod_uid):
             if not container.running:
                 del self.containers[container.id]
 
     def power_off(self, keep: Callable[[Container], bool]) -> None:
         """End everything at once without telling anybody, as a reboot does; only `keep` is remembered as exited."""
+        self.sandboxes.clear()
         for container in list(self.containers.values()):
             if not keep(container):
                 del self.containers[container.id]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from bridge.sandbox.kubelet.context import Context, dial, rpc_text
 from bridge.sandbox.kubelet.endpoint import DIAL_SECONDS
@@ -80,7 +81,7 @@ class PluginWatcher:
         self._context, self._handlers = context, handlers
         self._registered: dict[Path, _Registered] = {}
         self._backoff: dict[Path, _Backoff] = {}
-        self._observer = Observer()
+        self._observer: BaseObserver | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -89,8 +90,10 @@ class PluginWatcher:
         folder.mkdir(parents=True, exist_ok=True)
         wake = asyncio.Event()
         wake.set()
-        self._observer.schedule(_Wake(asyncio.get_running_loop(), wake), str(folder), recursive=True)
-        await asyncio.to_thread(self._observer.start)
+        # Made only here: one that is never started keeps an inotify instance for ever.
+        observer = self._observer = Observer()
+        observer.schedule(_Wake(asyncio.get_running_loop(), wake), str(folder), recursive=True)
+        await asyncio.to_thread(observer.start)
         self._task = spawn(self._context.observe, "plugin watcher", self._run(wake))
 
     async def stop(self) -> None:
@@ -98,8 +101,9 @@ class PluginWatcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._observer.stop()
-        await asyncio.to_thread(self._observer.join)
+        if self._observer is not None:
+            self._observer.stop()
+            await asyncio.to_thread(self._observer.join)
 
     async def _run(self, wake: asyncio.Event) -> None:
         while True:

@@ -78,24 +78,29 @@ async def test_a_driver_that_went_keeps_pods_from_ending_until_it_is_back(
 
 
 @pytest.mark.ci
-async def test_h13_a_restart_prepares_again_for_running_pods_and_deletes_the_nodes_slices(
+async def test_h13_a_restart_deletes_the_nodes_slices_and_prepares_again_only_for_another_pod(
     node: Node, plugins: Plugins, journal: Journal
 ) -> None:
+    """Claims are prepared where a pod's sandbox is made: a running pod's are not, until another pod needs them."""
     driver = await started(node, plugins)
     await node.claim("c", Request("one", node.driver))
     await node.create(claim_pod("p", "c"))
     container = await node.container_id("p")
     before = len(journal)
     await node.restart_kubelet()
-    await journal.wait("NodePrepareResources", driver.who, since=before)
-    assert journal.rpcs(driver.who, before)[:2] == ["GetInfo", "NotifyRegistrationStatus"]
-    assert driver.prepared(before)[0] == driver.prepared()[0]
 
     async def wiped() -> bool:
         return not await node.slices(node.driver)
 
     await node.until(wiped, "the slices to be deleted")
+    await journal.wait("NotifyRegistrationStatus", driver.who, since=before)
+    await node.create(claim_pod("q", "c"))
+    await node.running("q")
+    assert journal.rpcs(driver.who, before) == ["GetInfo", "NotifyRegistrationStatus", "NodePrepareResources"]
+    assert driver.prepared(before) == driver.prepared()[:1]
     assert await node.alive(container)
+    await node.delete("p")
+    await node.gone("p")
     assert driver.unprepared() == []
 
 
