@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,8 +24,6 @@ from bridge.platform.roots import Roots
 from deviceplugin_v1beta1 import DevicePluginServer
 from dra_v1.kube import KubeApi
 from dra_v1.plugin import DraPlugin
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +97,7 @@ class GroupRunner:
 
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
         context, group = self._context, self._group
-        if context.api is None:
-            log.error("DRA stays off: no way to the API server", extra={"group": group.name})
-            return
+        assert context.api is not None, "it is made where any group serves DRA, and no group begins to later"
         feed = SliceFeed(group.name, context.rosters, context.ledger, context.metrics)
         plane = dra.DraPlane(
             group.name,

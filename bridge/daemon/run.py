@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bridge.config import Config
 from bridge.daemon.checks import Checks
+from bridge.daemon.errors import StartError
 from bridge.daemon.groups import Context, GroupRunner
 from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
@@ -43,11 +44,9 @@ from dra_v1.sockets import SocketError
 
 CDI_RETRY_S = 5.0
 
+__all__ = ["StartError", "run"]
+
 log = logging.getLogger("bridge.daemon")
-
-
-class StartError(Exception):
-    """The daemon cannot start; the text says why and what to do."""
 
 
 async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None = None) -> None:
@@ -65,7 +64,6 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         changes = scanner.changes()
         stack.push_async_callback(changes.aclose)
         inventory = await anext(changes)
-        _tell_problems(inventory)
         rosters = Rosters(config.groups, inventory, ledger)
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
         await _restore_cdi(cdi, config, rosters, ledger)
@@ -242,7 +240,6 @@ async def _follow(
     """Take each new inventory; CDI files know a device before it is offered."""
     async for newest in changes:
         inventory = newest
-        _tell_problems(inventory)
         while True:
             try:
                 await _write_cdi(cdi, rosters.preview(inventory))
@@ -254,13 +251,6 @@ async def _follow(
                 rosters.take(without_new(inventory, rosters.inventory))
                 await asyncio.sleep(CDI_RETRY_S)
                 inventory = scanner.inventory or inventory
-
-
-def _tell_problems(inventory: Inventory) -> None:
-    for problem in inventory.problems:
-        log.warning(
-            "left out", extra={"group": problem.group, "subject": problem.subject, "why": problem.message}
-        )
 
 
 def _stop_on_signals() -> asyncio.Event:

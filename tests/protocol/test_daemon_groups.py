@@ -1,0 +1,30 @@
+"""Groups of one daemon: what one of them lacks or breaks, what the others do, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.daemon.run import StartError
+from tests.protocol.stage import acc, stage
+
+
+async def test_devices_left_out_are_told_once() -> None:
+    async with stage(start=False) as node:
+        (node.box.paths.root / "dev/crypto/acc7").mkdir()
+        await node.box.observe.wait("KubeletSynced")
+        await node.start()
+        node.box.tree.add("/dev/crypto/acc5")
+        await node.lists({acc(0), acc(1), acc(5)}, set())
+        told = [record for record in node.log.records if "acc7" in str(vars(record))]
+        assert len(told) == 1 and told[0].levelname == "WARNING"
+
+
+async def test_claims_left_from_dual_need_the_api_server_and_the_refusal_says_so() -> None:
+    async with stage() as node:
+        claim = node.claim_on("c", acc(0))
+        assert not (await node.prepare(claim))[claim["metadata"]["uid"]].error
+        await node.stop()
+        node.config["mode"] = "device-plugin"
+        node.box.paths.kubeconfig.write_text("{}")
+        with pytest.raises(StartError, match="DRA, offered or still held in acc, needs the API server"):
+            await node.start()
