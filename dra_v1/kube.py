@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, Self
+from urllib.parse import quote, urlencode
 
-import aiohttp
 import tenacity
 
 from dra_v1 import kube_config
+from dra_v1.http import Headers, Http
 from dra_v1.kube_config import Connection, KubeConfigError, Token
 from dra_v1.kube_decode import WatchEvent, event, failure, json_object, lines
 from dra_v1.kube_errors import (
@@ -57,8 +56,6 @@ __all__ = [
     "WatchEvent",
 ]
 
-log = logging.getLogger(__name__)
-
 RequestHook = Callable[[str, str, int, float], None]
 """Called once per request with (verb, resource, HTTP status or 0 for no answer, seconds)."""
 
@@ -71,10 +68,7 @@ _PATCH_TYPES: Mapping[str, str] = {
     "apply": "application/apply-patch+yaml",
 }
 
-CONCURRENT_REQUESTS = 16
-"""Requests in flight at once. More connections only add handshakes."""
-
-_KEEPALIVE_S = 75.0  # below the 90 s after which the API server closes an idle connection
+_ACCEPT: Headers = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
 _ERROR = 400
 
 
@@ -108,8 +102,7 @@ class KubeApi:
         self._tls = tls
         self._token = Token(token or "", token_file)
         self._user_agent = user_agent
-        self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
-        self._session: aiohttp.ClientSession | None = None
+        self._http: Http | None = None
 
     @classmethod
     def connect(cls, connection: Connection, *, on_request: RequestHook | None = None) -> Self:
@@ -145,9 +138,9 @@ class KubeApi:
 
     async def close(self) -> None:
         """Close every connection; running watches end with `Unreachable`."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        http, self._http = self._http, None
+        if http is not None:
+            http.close()
 
     async def get(
         self,
@@ -242,18 +235,17 @@ class KubeApi:
             query["resourceVersion"] = resource_version
         started = time.monotonic()
         try:
-            async with self._open().get(
-                self.server + path,
-                params=query,
-                headers=self._headers("watch", path),
-                timeout=aiohttp.ClientTimeout(total=timeout_s + 30, sock_connect=self.timeout_s),
-            ) as response:
-                self._count("watch", path, response.status, started)
-                if response.status >= _ERROR:
-                    raise failure(response, await response.read(), "watch", path)
-                async for line in lines(response.content):
+            async with (
+                asyncio.timeout(timeout_s + 30),
+                self._open().stream(_target(path, query), self._headers("watch", path)) as (answer, body),
+            ):
+                self._count("watch", path, answer.status, started)
+                if answer.status >= _ERROR:
+                    raw = b"".join([piece async for piece in body])
+                    raise failure(answer.status, answer.retry_after, raw, "watch", path)
+                async for line in lines(body):
                     yield event(line, path)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:
             raise Unreachable(
                 0, type(error).__name__, str(error) or "no answer in time", "watch", path
             ) from error
@@ -282,76 +274,42 @@ class KubeApi:
         content_type: str = "application/json",
         timeout_s: float | None = None,
     ) -> Json:
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
         status, started = 0, time.monotonic()
-        headers = self._headers(verb, path, content_type if data is not None else "")
+        headers = self._headers(verb, path, content_type if data else "")
         try:
-            async with (
-                asyncio.timeout(timeout_s or self.timeout_s),
-                self._slots,
-                self._open().request(
-                    method,
-                    self.server + path,
-                    params=params,
-                    data=data,
-                    headers=headers,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                status = response.status
-                raw = await response.read()
-                if status >= _ERROR:
-                    raise failure(response, raw, verb, path)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            status = 0
+            async with asyncio.timeout(timeout_s or self.timeout_s):
+                answer = await self._open().request(method, _target(path, params), headers, data)
+            status = answer.status
+        except OSError as error:
             said = str(error) or f"no answer within {timeout_s or self.timeout_s:g} s"
             raise Unreachable(0, type(error).__name__, said, verb, path) from error
         finally:
             self._count(verb, path, status, started)
-        return json_object(raw, status, verb, path)
+        if status >= _ERROR:
+            raise failure(status, answer.retry_after, answer.body, verb, path)
+        return json_object(answer.body, status, verb, path)
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=0,  # `_slots` limits requests; a watch must not take a place from them
-                keepalive_timeout=_KEEPALIVE_S,
-                ssl=self._tls if self._tls is not None else False,
-                socket_factory=_socket,
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": self._user_agent,
-                },
-            )
-        return self._session
+    def _open(self) -> Http:
+        if self._http is None or self._http.server != self.server:
+            if self._http is not None:
+                self._http.close()
+            self._http = Http(self.server, self._tls, (*_ACCEPT, ("User-Agent", self._user_agent)))
+        return self._http
 
-    def _headers(self, verb: str, path: str, content_type: str = "") -> dict[str, str]:
-        headers = {"Content-Type": content_type} if content_type else {}
+    def _headers(self, verb: str, path: str, content_type: str = "") -> Headers:
+        headers: Headers = (("Content-Type", content_type),) if content_type else ()
         try:
             token = self._token.current()
         except OSError as error:
             raise Unauthorized(0, "NoToken", f"cannot read the token file: {error}", verb, path) from error
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
+        return (*headers, ("Authorization", f"Bearer {token}")) if token else headers
 
     def _count(self, verb: str, path: str, status: int, started: float) -> None:
         if self.on_request is not None:
             self.on_request(verb, target(path).rule, status, time.monotonic() - started)
 
 
-def _socket(address: tuple[object, ...]) -> socket.socket:
-    """A socket that notices a peer that is gone within half a minute, so that a watch does not sleep on."""
-    family, kind, protocol = cast(tuple[int, int, int], address[:3])
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made
+def _target(path: str, params: Mapping[str, str] | None) -> str:
+    target = quote(path, safe="/%:@!$&'()*+,;=?~")
+    return f"{target}?{urlencode(params)}" if params else target

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import aiohttp
-
 from dra_v1.kube_errors import ApiError, Json, error_for
+
+LINE_BYTES = 16 * 2**20
+"""The longest line of a watch. etcd stores at most 1.5 MiB of an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +26,23 @@ class WatchEvent:
     object: Json
 
 
-async def lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines of any length; the reader's own iterator refuses long ones, and a full slice is long."""
+async def lines(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines of a stream. Raises `OSError` for one above `LINE_BYTES`, which no API server sends."""
     pending: list[bytes] = []
-    async for chunk in stream.iter_any():
+    length = 0
+    async for chunk in stream:
         *whole, rest = chunk.split(b"\n")
         for piece in whole:
             line = b"".join((*pending, piece))
             pending.clear()
+            length = 0
             if line:
                 yield line
         if rest:
             pending.append(rest)
+            length += len(rest)
+            if length > LINE_BYTES:
+                raise OSError(f"a line of the watch has more than {LINE_BYTES} bytes")
 
 
 def event(line: bytes, path: str) -> WatchEvent:
@@ -59,17 +65,11 @@ def json_object(raw: bytes, status: int, verb: str, path: str) -> Json:
     return decoded
 
 
-def failure(response: aiohttp.ClientResponse, raw: bytes, verb: str, path: str) -> ApiError:
-    """The typed error of an answer of 400 and above."""
+def failure(status: int, retry_after: str, raw: bytes, verb: str, path: str) -> ApiError:
+    """The typed error of an answer of 400 and above; `retry_after` is the header of that name, or empty."""
     try:
         body = json.loads(raw)
     except ValueError:
         body = {"message": raw[:300].decode(errors="replace").strip()}
-    after = response.headers.get("Retry-After", "")
-    return error_for(
-        response.status,
-        body if isinstance(body, dict) else {},
-        verb,
-        path,
-        float(after) if after.isdigit() else 0.0,
-    )
+    wait_s = float(retry_after) if retry_after.isdigit() else 0.0
+    return error_for(status, body if isinstance(body, dict) else {}, verb, path, wait_s)

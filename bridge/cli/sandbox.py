@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bridge.cli.common import fail
+
 
 def sandbox(
     keep: Annotated[bool, typer.Option("--keep", help="Keep running after the tour, until Ctrl-C.")] = False,
@@ -15,6 +17,11 @@ def sandbox(
 
     Example: bridge sandbox
     """
-    from bridge.sandbox.tour import tour
+    try:
+        from bridge.sandbox.tour import tour
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        fail("the simulated node needs aiohttp, which is not installed; pip install 'device-bridge[sandbox]'")
 
     raise typer.Exit(asyncio.run(tour(keep=keep)))

@@ -8,11 +8,8 @@ import sys
 
 from bridge.config import ConfigErrors, load
 from bridge.daemon.logs import set_up
-from bridge.daemon.memory import no_system_certificates
+from bridge.daemon.run import StartError, run
 from bridge.daemon.settings import Settings
-
-with no_system_certificates():
-    from bridge.daemon.run import StartError, run
 
 log = logging.getLogger("bridge.daemon")
 
