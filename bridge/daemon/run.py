@@ -22,6 +22,7 @@ from bridge.daemon.groups import Context, GroupRunner
 from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics, MetricsReport
+from bridge.daemon.names import settle
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
 from bridge.devices.model import Inventory
@@ -58,6 +59,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
     async with contextlib.AsyncExitStack() as stack:
         ledger = await _ledger(config, settings)
         stack.push_async_callback(ledger.close)
+        await asyncio.to_thread(settle, config.daemon.state_dir, config.groups, ledger.account)
         _serve_http(config, metrics, checks, stack)
         roots = _roots(settings)
         scanner = Scanner(config.groups, roots, rescan=config.daemon.rescan_seconds)

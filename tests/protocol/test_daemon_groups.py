@@ -28,3 +28,19 @@ async def test_claims_left_from_dual_need_the_api_server_and_the_refusal_says_so
         node.box.paths.kubeconfig.write_text("{}")
         with pytest.raises(StartError, match="DRA, offered or still held in acc, needs the API server"):
             await node.start()
+
+
+@pytest.mark.parametrize("renamed", [{"name": "other"}, {"resourceName": "example.com/other"}])
+async def test_a_group_cannot_be_renamed_under_its_holds(renamed: dict[str, str]) -> None:
+    async with stage() as node:
+        await node.allocate(acc(1))
+        await node.stop()
+        files = sorted(path.name for path in node.box.paths.cdi_static.iterdir())
+        group = node.config["groups"][0]
+        node.config["groups"] = [group | renamed]
+        with pytest.raises(StartError, match=f"{acc(1)} by a pod not yet identified.*put .* back"):
+            await node.start()
+        assert sorted(path.name for path in node.box.paths.cdi_static.iterdir()) == files
+        node.config["groups"] = [group]
+        await node.start()
+        await node.offers(acc(0))
