@@ -42,7 +42,7 @@ def run(
         bool,
         typer.Option(
             "--accept-empty-ledger",
-            help="After a damaged ledger, on a drained node only: lift the quarantine and begin anew.",
+            help="On a drained node only: lift the quarantine left by an earlier start that found damage.",
         ),
     ] = False,
 ) -> None:

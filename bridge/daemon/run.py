@@ -57,8 +57,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
     metrics, checks = Metrics(), Checks()
     report = MetricsReport(metrics)
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await _ledger(config, settings)
+        ledger = await _ledger(config)
         stack.push_async_callback(ledger.close)
+        if settings.accept_empty_ledger:
+            await _accept_empty(ledger)
         await asyncio.to_thread(settle, config.daemon.state_dir, config.groups, ledger.account)
         _serve_http(config, metrics, checks, stack)
         roots = _roots(settings)
@@ -142,15 +144,38 @@ def _reconciler(
     return Reconciler(ledger, names, sources.look, report, grace)
 
 
-async def _ledger(config: Config, settings: Settings) -> Ledger:
+async def _ledger(config: Config) -> Ledger:
     try:
         ledger = await Ledger.open(config.daemon.state_dir, boot=boot_id())
-        if settings.accept_empty_ledger and ledger.account.quarantine_of(EVERYTHING, EVERYTHING):
-            await ledger.lift(EVERYTHING, EVERYTHING)
-            log.warning("quarantine of everything lifted, as told")
     except LedgerError as error:
         raise StartError(str(error)) from error
     return ledger
+
+
+async def _accept_empty(ledger: Ledger) -> None:
+    """Begin anew after damage, as told. Raises StartError.
+
+    Damage that this start found is not what the operator knew of: the flag may stand in a pod's arguments since
+    an earlier one.
+    """
+    quarantine = ledger.account.quarantine_of(EVERYTHING, EVERYTHING)
+    if quarantine is None:
+        log.warning(
+            "--accept-empty-ledger has nothing to accept; take it out of the arguments, it would accept damage later"
+        )
+    elif ledger.damaged:
+        log.error(
+            "--accept-empty-ledger does not accept damage that this start found; drain the node, then start again"
+        )
+    else:
+        try:
+            await ledger.lift(EVERYTHING, EVERYTHING)
+        except LedgerError as error:
+            raise StartError(str(error)) from error
+        log.warning(
+            "quarantine of everything lifted, as told; take --accept-empty-ledger out of the arguments",
+            extra={"reason": quarantine.reason},
+        )
 
 
 def boot_id() -> str:

@@ -18,7 +18,7 @@ class Settings:
         kubeconfig: how to reach the API server; None means the pod's ServiceAccount.
         dev_root, sys_root: where to look for devices.
         log_format, log_level: how to log.
-        accept_empty_ledger: lift the quarantine that a damaged ledger left.
+        accept_empty_ledger: lift the quarantine that a damaged ledger left at an earlier start.
     """
 
     config: Path

@@ -133,12 +133,19 @@ class Node:
 
     # -- the daemon in this process
 
-    async def start(self) -> None:
-        """Start the daemon and wait until both planes of its first group that are offered stand."""
+    async def start(self, *, accept_empty_ledger: bool = False) -> None:
+        """Start the daemon and wait until both planes of all groups that are offered stand."""
         file = self.box.paths.base / "bridge.yaml"
         await asyncio.to_thread(file.write_text, yaml.safe_dump(self.config))
         root = self.box.paths.root
-        settings = Settings(file, self.box.node, self.box.paths.kubeconfig, root / "dev", root / "sys")
+        settings = Settings(
+            file,
+            self.box.node,
+            self.box.paths.kubeconfig,
+            root / "dev",
+            root / "sys",
+            accept_empty_ledger=accept_empty_ledger,
+        )
         self._stop = asyncio.Event()
         since = len(self.box.observe)
         self._task = asyncio.create_task(run(load(file), settings, stop=self._stop))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.daemon.run import StartError
+from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.stage import acc, stage
 
 
@@ -44,3 +45,21 @@ async def test_a_group_cannot_be_renamed_under_its_holds(renamed: dict[str, str]
         node.config["groups"] = [group]
         await node.start()
         await node.offers(acc(0))
+
+
+async def test_damage_found_at_a_start_is_accepted_by_a_later_one_only() -> None:
+    async with stage() as node:
+        await node.stop()
+        (node.state / "ledger.db").write_bytes(b"junk" * 1000)
+        await node.start(accept_empty_ledger=True)
+        with pytest.raises(EndpointError, match=f"{acc(1)} is quarantined"):
+            await node.allocate(acc(1))
+        assert any("does not accept damage that this start found" in r.getMessage() for r in node.log.records)
+        await node.stop()
+        await node.start(accept_empty_ledger=True)
+        await node.allocate(acc(1))
+        assert any("lifted, as told" in r.getMessage() for r in node.log.records)
+        await node.stop()
+        await node.start(accept_empty_ledger=True)
+        assert any("has nothing to accept" in r.getMessage() for r in node.log.records)
+        assert set(node.ledger()) == {acc(1)}
