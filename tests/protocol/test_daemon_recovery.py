@@ -121,7 +121,7 @@ async def test_h7_an_unprepared_claim_holds_until_it_is_deallocated() -> None:
         await node.allocate(acc(0))
 
 
-async def test_h12_a_grant_whose_pod_failed_ends_after_its_grace_and_not_before(clock: Clock) -> None:
+async def test_h12_a_grant_whose_pod_failed_for_another_reason_is_kept_and_then_ends(clock: Clock) -> None:
     async with stage() as node, contextlib.AsyncExitStack() as stack:
         other = RawDevicePlugin(node.box.paths, "example.com/other", ["o0"], name="other")
         other.refuse = "out of order"
@@ -131,12 +131,23 @@ async def test_h12_a_grant_whose_pod_failed_ends_after_its_grace_and_not_before(
         node.box.create_pod(make.pod("p", limits={RESOURCE: 1, "example.com/other": 1}))
         pod = await node.box.wait_phase("p", "Failed")
         assert "out of order" in pod["status"]["message"]
-        assert node.phases() == {acc(1): Phase.GRANTED}, "our part was handed out, for nothing"
+        assert set(node.ledger()) == {acc(1)}, "our part was handed out, for nothing"
+        await clock.looked()
+        clock.skip(sources.STABLE_S + 61)
+        await node.holds_are(set())
+        await node.offers(acc(0), acc(1))
+
+
+async def test_h12_a_grant_that_no_source_ever_shows_ends_after_its_grace_and_not_before(
+    clock: Clock,
+) -> None:
+    async with stage() as node:
+        await node.allocate(acc(1))
         await clock.looked()
         await clock.go(sources.STABLE_S + 1)
         assert node.phases() == {acc(1): Phase.GRANTED}
-        await clock.go(59 - sources.STABLE_S - 1)
-        assert node.phases() == {acc(1): Phase.GRANTED}, "59 s: another source may still come to show it"
+        await clock.go(58 - sources.STABLE_S - 1)
+        assert node.phases() == {acc(1): Phase.GRANTED}, "58 s: a source may still come to show it"
         clock.skip(3)
         await node.holds_are(set())
         await node.offers(acc(0), acc(1))
