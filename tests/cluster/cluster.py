@@ -198,6 +198,10 @@ class Cluster:
         process = self._running[name] = self.node.popen(_ARGV[name](self.layout), name=name)
         return process
 
+    def component(self, name: str) -> Process:
+        """Return the process of a component that runs."""
+        return self._running[name]
+
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         """End a component, in order or at once."""
         process = self._running.pop(name)

@@ -76,6 +76,16 @@ class Process(subprocess.Popen[str]):
         """End the program at once."""
         self.send_signal(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Make the program stand still, as if it got no processor."""
+        self.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on; `nsenter`, which stands still when the program does, has to be told too."""
+        self.send_signal(signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+
     def stop(self, timeout: float = 10) -> int:
         """Ask the program to end, insist after `timeout` seconds, and return its status."""
         self.terminate()

@@ -14,13 +14,16 @@ from tests.cluster import Cluster
 from tests.e2e.daemon import REPOSITORY
 from tests.e2e.stage import Stage
 
+SYNC = "10s"
+"""A kubelet tries a Prepare that was refused again at its next periodic sync: 60 to 90 s later by default."""
+
 RBAC = REPOSITORY / "kustomize" / "base" / "rbac.yaml"
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The node, with the daemon's account and rights in it."""
-    with Cluster() as running:
+    with Cluster(kubelet_config={"syncFrequency": SYNC}) as running:
         running.apply(RBAC)
         yield running
 

@@ -226,7 +226,7 @@ class Stage:
         return pod if pod["status"]["phase"] in _OVER else None
 
     def running(self, *names: str) -> None:
-        """Wait until all containers of these pods run and say `holding` (see `HOLD`)."""
+        """Wait until all containers of these pods run."""
         for name in names:
             self.wait_for(lambda name=name: self._ready(name), POD_LIMIT_S, f"pod {name} to run")  # type: ignore[misc]
 
@@ -245,7 +245,8 @@ class Stage:
             return f"({error})"
 
     def containers(self, *names: str) -> dict[str, tuple[str, int]]:
-        """Which container each pod runs, and how often it was restarted."""
+        """Which container each pod runs, and how often it was restarted, once all of them are known to run."""
+        self.running(*names)
         found = {}
         for name in names:
             status = self.pod(name)["status"]["containerStatuses"][0]
