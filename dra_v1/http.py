@@ -19,8 +19,8 @@ import h11
 from dra_v1.wire import Wire
 
 CONNECTIONS = 4
-"""For requests at once. One answers within a millisecond or two, so four keep up with any kubelet; each more
-costs a handshake of milliseconds on the first burst, and its TLS state for as long as it is kept."""
+"""For requests at once: n of them take n / 4 round trips. Each more costs a handshake on the first burst and
+about 90 KiB for as long as it is kept."""
 
 KEEP_ALIVE_S = 75.0
 """Below the 90 s after which the API server closes an idle connection, so that ours is the first to close."""
