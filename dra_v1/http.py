@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
 from urllib.parse import urlsplit
 
 import h11
@@ -63,10 +62,6 @@ class _Connection:
         default_factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
     )
     idle_since: float = 0.0
-
-    @classmethod
-    async def open(cls, host: str, port: int, tls: ssl.SSLContext | None) -> Self:
-        return cls(await Wire.connect(host, port, tls))
 
     def send(self, request: h11.Request, body: bytes) -> None:
         """A whole request, in one write."""
@@ -201,7 +196,7 @@ class Http:
             except NoAnswer:
                 if method not in _IDEMPOTENT:
                     raise
-        fresh = await _Connection.open(self._host, self._port, self._tls)
+        fresh = _Connection(await Wire.connect(self._host, self._port, self._tls))
         return fresh, await self._ask(fresh, asked, body)
 
     async def _ask(self, connection: _Connection, asked: h11.Request, body: bytes) -> h11.Response:
