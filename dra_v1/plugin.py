@@ -188,6 +188,10 @@ class DraPlugin:
         """Say what is wanted from now on, without waiting. See `SlicePublisher.offer`."""
         self._publisher.offer(pools)
 
+    async def wait(self) -> None:
+        """Wait until publication ends by itself, which only a defect can do: for ever, else. Raises the defect."""
+        await self._publisher.wait()
+
     async def wait_registered(self) -> None:
         """Return when the kubelet has registered the driver."""
         await self._registration.wait_registered()

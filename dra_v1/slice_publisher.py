@@ -122,6 +122,8 @@ class SlicePublisher:
         self._wake = asyncio.Event()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._defect: BaseException | None = None
+        self._broke = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -149,6 +151,12 @@ class SlicePublisher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_waiters(RuntimeError("the slice publisher was stopped"))
+
+    async def wait(self) -> None:
+        """Wait until publication ends by itself, which only a defect can do: for ever, else. Raises the defect."""
+        await self._broke.wait()
+        if self._defect is not None:
+            raise self._defect
 
     def offer(self, pools: Sequence[Pool]) -> tuple[PublishError, ...]:
         """Say what is wanted from now on, without waiting; why which devices cannot be published.
@@ -386,7 +394,10 @@ class SlicePublisher:
         """A task that ends by itself is a defect: whoever waits has to hear of it."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the slice publisher broke", exc_info=error, extra={"driver": self.driver_name})
+            self._tell(replace(self.status, stored=False, error=f"the slice publisher broke: {error}"))
             self._fail_waiters(error)
+            self._defect = error
+            self._broke.set()
 
     def _tell(self, status: PublisherStatus) -> None:
         self.status = status

@@ -28,8 +28,8 @@ def main() -> int:
     except StartError as error:
         log.critical("cannot start", extra={"error": str(error)})
         return 1
-    except Exception:
-        log.critical("the daemon broke", exc_info=True)
+    except Exception as error:
+        log.critical("the daemon broke", extra={"error": str(error)}, exc_info=True)
         return 1
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from bridge.config import Config, Group
 from bridge.daemon.checks import Checks
 from bridge.daemon.dra import SliceFeed
 from bridge.daemon.metrics import Metrics
+from bridge.daemon.tasks import until
 from bridge.devices.kinds import KINDS
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
@@ -50,6 +52,7 @@ class GroupRunner:
         self._group = group
         self._context = context
         self._stack = contextlib.AsyncExitStack()
+        self._lasting: dict[str, Callable[[], Coroutine[object, object, None]]] = {}
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -65,6 +68,10 @@ class GroupRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def watch(self) -> None:
+        """Wait until cancelled. Raises Broken if a plane ended by itself, and would show for ever what it last did."""
+        await until(asyncio.Event(), {name: wait() for name, wait in self._lasting.items()})
 
     async def _serve_device_plugin(self, stack: contextlib.AsyncExitStack) -> None:
         context, group = self._context, self._group
@@ -94,6 +101,7 @@ class GroupRunner:
             lambda: "" if server.status.registered else server.status.error or "not registered yet",
         )
         await stack.enter_async_context(server)
+        self._lasting["device plugin"] = server.wait
 
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
         context, group = self._context, self._group
@@ -129,6 +137,12 @@ class GroupRunner:
         await stack.enter_async_context(plugin)
         task = asyncio.create_task(feed.run(plugin), name=f"slices of group {group.name}")
         stack.push_async_callback(_cancel, task)
+        self._lasting["publication"] = plugin.wait
+        self._lasting["slices"] = lambda: _join(task)
+
+
+async def _join(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

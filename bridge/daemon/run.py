@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from bridge.config import Config
@@ -25,6 +25,7 @@ from bridge.daemon.metrics import Metrics, MetricsReport
 from bridge.daemon.names import settle
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
+from bridge.daemon.tasks import until
 from bridge.devices.model import Inventory
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
@@ -51,7 +52,7 @@ log = logging.getLogger("bridge.daemon")
 
 
 async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None = None) -> None:
-    """Run until SIGTERM, SIGINT, or `stop`. Raises StartError, or whatever broke."""
+    """Run until SIGTERM, SIGINT, or `stop`. Raises StartError, Broken, or whatever broke."""
     stop = stop or _stop_on_signals()
     started = time.monotonic()
     metrics, checks = Metrics(), Checks()
@@ -90,7 +91,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             metrics,
             checks,
         )
-        await _serve(config, context, stack)
+        runners = await _serve(config, context, stack)
         deallocations.start()
         checks.started()
         freeze()
@@ -104,21 +105,25 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
                 "ms": round((time.monotonic() - started) * 1000),
             },
         )
-        await _until(
-            stop,
-            inventory=_follow(scanner, changes, rosters, cdi),
-            reconciler=reconciler.run(),
-            heartbeat=checks.beat(),
-            metrics=metrics.follow(rosters, ledger),
-        )
+        work = {
+            "inventory": _follow(scanner, changes, rosters, cdi),
+            "reconciler": reconciler.run(),
+            "heartbeat": checks.beat(),
+            "metrics": metrics.follow(rosters, ledger),
+        }
+        await until(stop, work | {f"group {name}": runner.watch() for name, runner in runners.items()})
         log.info("stopping", extra={"holds": len(ledger.account)})
 
 
-async def _serve(config: Config, context: Context, stack: contextlib.AsyncExitStack) -> None:
+async def _serve(
+    config: Config, context: Context, stack: contextlib.AsyncExitStack
+) -> dict[str, GroupRunner]:
     """Serve every group; the groups stop together, registrations before the rest of the daemon."""
     try:
-        for group in config.groups:
-            await stack.enter_async_context(GroupRunner(group, context))
+        return {
+            group.name: await stack.enter_async_context(GroupRunner(group, context))
+            for group in config.groups
+        }
     except SocketError as error:
         raise StartError(str(error)) from error
 
@@ -286,19 +291,3 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-async def _until(stop: asyncio.Event, **work: Coroutine[object, object, None]) -> None:
-    """Do the work until told to stop; work that ends or fails by itself is a defect and ends the daemon."""
-    waiting = asyncio.create_task(stop.wait(), name="stop")
-    tasks = [asyncio.create_task(one, name=name) for name, one in work.items()]
-    try:
-        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task in done:
-                task.result()
-                raise RuntimeError(f"{task.get_name()} ended by itself")
-    finally:
-        for one in (waiting, *tasks):
-            one.cancel()
-        await asyncio.gather(waiting, *tasks, return_exceptions=True)

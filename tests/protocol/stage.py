@@ -176,6 +176,13 @@ class Node:
             task, self._task = self._task, None
             await task
 
+    async def ended(self) -> None:
+        """Wait until it ends by itself; raises what broke it."""
+        assert self._task is not None, "it was never started"
+        task, self._task = self._task, None
+        async with asyncio.timeout(20):
+            await task
+
     # -- the DRA plane
 
     def offered(self, driver: str = DRIVER) -> list[str]:

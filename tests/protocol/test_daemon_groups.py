@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from bridge.daemon.errors import Broken
 from bridge.daemon.run import StartError
+from bridge.planes import device_plugin
+from bridge.sandbox.daemon import DaemonProcess
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.stage import acc, stage
 
@@ -63,3 +69,51 @@ async def test_damage_found_at_a_start_is_accepted_by_a_later_one_only() -> None
         await node.start(accept_empty_ledger=True)
         assert any("has nothing to accept" in r.getMessage() for r in node.log.records)
         assert set(node.ledger()) == {acc(1)}
+
+
+async def test_a_list_that_ends_by_a_defect_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage() as node:
+        view = device_plugin.device_plugin_view
+
+        def break_then(roster: Any, account: Any, memory: Any) -> Any:
+            if len(account):
+                raise ArithmeticError("no such number")
+            return view(roster, account, memory)
+
+        monkeypatch.setattr(device_plugin, "device_plugin_view", break_then)
+        await node.allocate(acc(1))
+        with pytest.raises(Broken, match="group acc: device plugin: ArithmeticError: no such number"):
+            await node.ended()
+
+
+async def test_a_projection_to_slices_that_breaks_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage() as node:
+
+        def break_now(*_: object, **__: object) -> None:
+            raise ArithmeticError("no such number")
+
+        monkeypatch.setattr("bridge.daemon.dra.dra_view", break_now)
+        await node.allocate(acc(1))
+        with pytest.raises(Broken, match="group acc: slices: ArithmeticError: no such number"):
+            await node.ended()
+
+
+async def test_a_publisher_that_breaks_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage() as node:
+
+        def break_now(*_: object, **__: object) -> None:
+            raise ArithmeticError("no such number")
+
+        await node.offers(acc(0), acc(1))
+        monkeypatch.setattr("dra_v1.slice_publisher.plan", break_now)
+        await node.allocate(acc(1))
+        with pytest.raises(Broken, match="group acc: publication: ArithmeticError: no such number"):
+            await node.ended()
+
+
+async def test_a_pool_that_cannot_be_published_ends_the_daemon_with_1() -> None:
+    async with stage(start=False) as node:
+        daemon = await DaemonProcess(node.box.paths, "No_Node", node.config).start()
+        assert await daemon.ended() == 1
+        said = await asyncio.to_thread(daemon.log.read_text)
+        assert "group acc: slices: PublishError: pool No_Node cannot be published: name" in said
