@@ -17,8 +17,8 @@ import h11
 
 from dra_v1.wire import Wire
 
-CONNECTIONS = 4
-"""For requests at once: n of them take n / 4 round trips. Each more costs a handshake on the first burst and
+CONNECTIONS = 8
+"""For requests at once: n of them take n / 8 round trips. Each more costs a handshake on the first burst and
 about 90 KiB for as long as it is kept."""
 
 KEEP_ALIVE_S = 75.0

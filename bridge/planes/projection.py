@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from bridge.devices.model import Device
+from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.holds import Account, Hold, Plane
 from bridge.planes.roster import Roster
 
@@ -93,7 +93,9 @@ def device_plugin_view(
 
 def _ids(roster: Roster, account: Account, device: Device, held: tuple[str, ...]) -> tuple[IdOffer, ...]:
     """The IDs of one device, of which this plane holds some."""
-    shares = device.share_names() if device.present else ()
+    # Of an unplugged device that was never seen by this process, only what is out under its name is known.
+    known = device.present or device.edits != ContainerEdits()
+    shares = device.share_names() if known else ()
     listed = [s for s in shares if s in roster.device_plugin_shares or s in held]
     listed += [share for share in held if share not in shares]
     healthy = _healthy_ids(roster, account, device, listed, held)

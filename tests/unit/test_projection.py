@@ -93,12 +93,12 @@ def test_a_partition_gives_each_device_to_one_plane(
     assert list(shown(view_of, account())) == [d.name for d in devices if d.name not in ours]
 
 
-def test_an_unplugged_device_stays_listed_where_the_device_plugin_holds_it() -> None:
+def test_h38_an_unplugged_device_stays_listed_as_unhealthy_while_either_plane_holds_it() -> None:
     acc0, acc1 = device("acc0"), device("acc1")
     kept = account([hold(1, DP, acc0), hold(2, DRA, acc1)])
     before = roster(group(), inventory(acc0, acc1), kept)
     after = roster(group(), inventory(), kept, before)
-    assert ids(after, kept) == {"acc0": False} and shown(after, kept) == {}
+    assert ids(after, kept) == {"acc0": False, "acc1": False} and shown(after, kept) == {}
     assert [d.health.reason for d in after.devices] == ["unplugged", "unplugged"]
     assert set(static_edits(after)) == {"acc0", "acc0--admin", "acc1", "acc1--admin"}, "H35: they may restart"
     with pytest.raises(Unavailable, match="acc0 is unplugged"):
