@@ -23,7 +23,7 @@ from deviceplugin_v1beta1.plugin import DevicePlugin, DevicesEnded
 from deviceplugin_v1beta1.registration import VERSION, LegacyRoute, Route, WatcherRoute
 from deviceplugin_v1beta1.service import DevicePluginService
 from dra_v1.registration import PLUGINS_REGISTRY, RegistrationStatus, WatcherRegistration
-from dra_v1.sockets import SocketServer, check_bindable, fitting_path
+from dra_v1.sockets import SocketServer, check_bindable, fitting_path, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class DevicePluginServer:
             SocketError: a socket cannot be served, among them SocketInUse if somebody else does.
         """
         if self._own_folder:
-            self.socket_path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            make_folder(self.socket_path.parent)
         if self._registration_path is not None:
             check_bindable(self._registration_path)
         await self._socket.serve()

@@ -33,7 +33,7 @@ from dra_v1.driver import (
 from dra_v1.flights import Flights
 from dra_v1.health import HealthService
 from dra_v1.registration import RECHECK_SECONDS
-from dra_v1.sockets import FolderWatch, SocketError, SocketServer
+from dra_v1.sockets import FolderWatch, SocketError, SocketServer, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class DraServer:
         await self.service.stop()
 
     async def _serve(self) -> bool:
-        self.socket_path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(self.socket_path.parent)
         return await self._server.serve()
 
     async def _keep(self) -> None:

@@ -149,6 +149,21 @@ def _too_long(path: Path) -> str:
     )
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a socket of ours, and those above it.
+
+    Raises:
+        SocketFolderUnusable: with the reason and the way out.
+    """
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SocketFolderUnusable(
+            f"cannot make the folder {folder} for a socket: {error.strerror}; run as root, mount what is above it "
+            "writable, and move away a file of its name"
+        ) from error
+
+
 def check_bindable(path: Path) -> None:
     """Check that a server may be bound at `path`. A dead socket there is no hindrance.
 

@@ -96,11 +96,11 @@ class GroupRunner:
             socket_dir=context.config.daemon.state_dir,
             on_status=lambda status: gauge.set(bool(status.registered)),
         )
+        await stack.enter_async_context(server)
         context.checks.add(
             f"group {group.name}, device plugin",
             lambda: "" if server.status.registered else server.status.error or "not registered yet",
         )
-        await stack.enter_async_context(server)
         self._lasting["device plugin"] = server.wait
 
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
@@ -130,11 +130,11 @@ class GroupRunner:
             on_dropped=feed.dropped,
             on_registration=lambda status: feed.registered(bool(status.registered)),
         )
-        context.checks.add(f"group {group.name}, DRA", lambda: _dra_trouble(plugin))
         context.metrics.published.labels(group.name).set_function(
             lambda: plugin.publication.last_published or 0.0
         )
         await stack.enter_async_context(plugin)
+        context.checks.add(f"group {group.name}, DRA", lambda: _dra_trouble(plugin))
         task = asyncio.create_task(feed.run(plugin), name=f"slices of group {group.name}")
         stack.push_async_callback(_cancel, task)
         self._lasting["publication"] = plugin.wait

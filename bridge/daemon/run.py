@@ -18,11 +18,12 @@ from pathlib import Path
 from bridge.config import Config
 from bridge.daemon.checks import Checks
 from bridge.daemon.errors import StartError
-from bridge.daemon.groups import Context, GroupRunner
+from bridge.daemon.groups import Context
 from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics, MetricsReport
 from bridge.daemon.names import settle
+from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
 from bridge.daemon.tasks import until
@@ -42,7 +43,6 @@ from bridge.platform.cdi import CdiError, CdiFiles
 from bridge.platform.roots import Roots
 from dra_v1.kube import KubeApi
 from dra_v1.kube_config import KubeConfigError
-from dra_v1.sockets import SocketError
 
 CDI_RETRY_S = 5.0
 
@@ -91,7 +91,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             metrics,
             checks,
         )
-        runners = await _serve(config, context, stack)
+        # The groups stop together, registrations before the rest of the daemon.
+        serving = await stack.enter_async_context(Serving(config.groups, context))
         deallocations.start()
         checks.started()
         freeze()
@@ -106,26 +107,14 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             },
         )
         work = {
+            "groups": serving.watch(),
             "inventory": _follow(scanner, changes, rosters, cdi),
             "reconciler": reconciler.run(),
             "heartbeat": checks.beat(),
             "metrics": metrics.follow(rosters, ledger),
         }
-        await until(stop, work | {f"group {name}": runner.watch() for name, runner in runners.items()})
+        await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
-
-
-async def _serve(
-    config: Config, context: Context, stack: contextlib.AsyncExitStack
-) -> dict[str, GroupRunner]:
-    """Serve every group; the groups stop together, registrations before the rest of the daemon."""
-    try:
-        return {
-            group.name: await stack.enter_async_context(GroupRunner(group, context))
-            for group in config.groups
-        }
-    except SocketError as error:
-        raise StartError(str(error)) from error
 
 
 def _drivers(config: Config) -> dict[str, str]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,8 @@ class Node:
 
     # -- the daemon in this process
 
-    async def start(self, *, accept_empty_ledger: bool = False) -> None:
-        """Start the daemon and wait until both planes of all groups that are offered stand."""
+    async def start(self, *, accept_empty_ledger: bool = False, refused: Collection[str] = ()) -> None:
+        """Start the daemon and wait until both planes of all groups that are offered, but those, stand."""
         file = self.box.paths.base / "bridge.yaml"
         await asyncio.to_thread(file.write_text, yaml.safe_dump(self.config))
         root = self.box.paths.root
@@ -149,7 +149,7 @@ class Node:
         self._stop = asyncio.Event()
         since = len(self.box.observe)
         self._task = asyncio.create_task(run(load(file), settings, stop=self._stop))
-        ready = asyncio.create_task(self._ready(since))
+        ready = asyncio.create_task(self._ready(since, refused))
         done, _ = await asyncio.wait([self._task, ready], return_when=asyncio.FIRST_COMPLETED)
         if self._task in done:
             ready.cancel()
@@ -159,11 +159,13 @@ class Node:
             raise AssertionError("the daemon ended by itself")
         await ready
 
-    async def _ready(self, since: int) -> None:
+    async def _ready(self, since: int, refused: Collection[str]) -> None:
         wait = self.box.observe.wait
         for group in self.config["groups"]:
             mode = group.get("mode", self.config["mode"])
             name = group["name"]
+            if name in refused:
+                continue
             if mode != "device-plugin" and self.box.api.registry.serves("resourceslices"):
                 await wait("DriverRegistered", f"{name}.device-bridge.io", since=since)
             if mode != "dra":

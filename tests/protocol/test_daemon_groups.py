@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from bridge.daemon import run, serving
+from bridge.daemon.checks import Checks
 from bridge.daemon.errors import Broken
 from bridge.daemon.run import StartError
 from bridge.planes import device_plugin
 from bridge.sandbox.daemon import DaemonProcess
 from bridge.sandbox.kubelet.endpoint import EndpointError
-from tests.protocol.stage import acc, stage
+from tests.protocol.stage import ACC, DRIVER, acc, stage
 
 
 async def test_devices_left_out_are_told_once() -> None:
@@ -117,3 +119,41 @@ async def test_a_pool_that_cannot_be_published_ends_the_daemon_with_1() -> None:
         assert await daemon.ended() == 1
         said = await asyncio.to_thread(daemon.log.read_text)
         assert "group acc: slices: PublishError: pool No_Node cannot be published: name" in said
+
+
+async def test_a_group_whose_socket_is_taken_is_refused_alone_and_served_when_it_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "RETRY_S", 0.05)
+    checks = Checks()
+    monkeypatch.setattr(run, "Checks", lambda: checks)
+    other = {"name": "other", "kind": "device-node", "options": {"include": ["/dev/other*"]}}
+    async with stage(dict(ACC), start=False) as node:
+        node.box.tree.add("/dev/other0")
+        await node.box.observe.wait("KubeletSynced")
+        path = node.box.paths.plugins / "other.device-bridge.io/dra.sock"
+        path.parent.mkdir()
+        foreign = await asyncio.start_unix_server(lambda reader, writer: writer.close(), path)
+        node.config["groups"].append(other)
+        await node.start(refused={"other"})
+        await node.allocate(acc(1))
+        told = await node.log.wait("group refused, it is tried again")
+        assert told["group"] == "other"
+        assert "this process serves there already" in told["error"] and str(path) in told["error"]
+        assert any(line.startswith("group other: cannot serve at") for line in checks.ready())
+        assert not any(line.startswith("group acc") for line in checks.ready())
+        foreign.close()
+        await foreign.wait_closed()
+        path.unlink(missing_ok=True)
+        await node.offers("other0", driver="other.device-bridge.io")
+        await node.lists({"other0"}, set(), resource="device-bridge.io/other")
+        assert not any(line.startswith("group other: cannot") for line in checks.ready())
+        assert len(node.log.of("group refused, it is tried again")) == 1
+
+
+async def test_a_socket_folder_that_cannot_be_made_is_a_clear_refusal() -> None:
+    async with stage(start=False) as node:
+        folder = node.box.paths.plugins / DRIVER
+        folder.write_text("a file")
+        with pytest.raises(StartError, match=f"cannot make the folder {folder} .*: File exists; .*move away"):
+            await node.start()

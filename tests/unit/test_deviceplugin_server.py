@@ -20,7 +20,7 @@ from deviceplugin_v1beta1 import (
     server,
 )
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
-from dra_v1.sockets import FileIdentity, identity_of
+from dra_v1.sockets import FileIdentity, SocketError, identity_of
 from tests.unit.kubelet_peer import LIMIT, KubeletPeer, kubelet_at, short_folder, until
 from tests.unit.scripted_plugin import ScriptedPlugin
 
@@ -249,6 +249,15 @@ async def test_two_servers_of_one_resource_are_refused(kubelet: KubeletPeer) -> 
         await kubelet.see(registry_socket(kubelet))
         with pytest.raises(SocketInUse):
             await plugin_server(kubelet, ScriptedPlugin(B), "watcher").start()
+
+
+async def test_a_folder_that_cannot_be_made_is_told(kubelet: KubeletPeer, root: Path) -> None:
+    (root / "file").write_text("")
+    refused = DevicePluginServer(ScriptedPlugin(A), RESOURCE, socket_dir=root / "file" / "sub")
+    with pytest.raises(
+        SocketError, match=r"cannot make the folder .*/file/sub for a socket: Not a directory"
+    ):
+        await refused.start()
 
 
 async def test_a_long_resource_name_gets_a_hashed_file_name(kubelet: KubeletPeer) -> None:

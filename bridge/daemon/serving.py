@@ -1,0 +1,76 @@
+"""All groups as they run: one that cannot be served is refused and tried again, the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from bridge.config import Group
+from bridge.daemon.errors import StartError
+from bridge.daemon.groups import Context, GroupRunner
+from bridge.daemon.tasks import until
+from dra_v1.sockets import SocketError
+
+RETRY_S = 30.0
+"""Between two tries of a group that was refused: what stands in its way is somebody else's to remove."""
+
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """Serves the groups while the context lasts. Entering raises StartError if not one of them can be served."""
+
+    def __init__(self, groups: Sequence[Group], context: Context) -> None:
+        self._groups = groups
+        self._context = context
+        self._stack = contextlib.AsyncExitStack()
+        self._runners: dict[str, GroupRunner] = {}
+        self._refused: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            for group in self._groups:
+                self._context.checks.add(f"group {group.name}", partial(self._trouble, group.name))
+                await self._try(group)
+            if not self._runners:
+                raise StartError("; ".join(self._refused.values()))
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def watch(self) -> None:
+        """Try refused groups again, until cancelled. Raises Broken if a served one ended by itself."""
+        await until(asyncio.Event(), {f"group {group.name}": self._keep(group) for group in self._groups})
+
+    async def _keep(self, group: Group) -> None:
+        while group.name not in self._runners:
+            await asyncio.sleep(RETRY_S)
+            await self._try(group)
+        await self._runners[group.name].watch()
+
+    async def _try(self, group: Group) -> None:
+        try:
+            runner = await self._stack.enter_async_context(GroupRunner(group, self._context))
+        except SocketError as error:
+            if str(error) != self._refused.get(group.name):
+                log.error(
+                    "group refused, it is tried again",
+                    extra={"group": group.name, "error": str(error), "every_s": RETRY_S},
+                )
+            self._refused[group.name] = str(error)
+            return
+        if self._refused.pop(group.name, None) is not None:
+            log.info("group served after all", extra={"group": group.name})
+        self._runners[group.name] = runner
+
+    def _trouble(self, group: str) -> str:
+        return self._refused.get(group, "")
