@@ -38,6 +38,11 @@ def generate(folder: Path) -> None:
         "protoc",
         f"--proto_path={ROOT}",
         f"--proto_path={include}",
+        # Beside the interpreter, for a virtual environment that is not activated is not on PATH.
+        *(
+            f"--plugin=protoc-gen-{kind}={Path(sys.executable).with_name(f'protoc-gen-{kind}')}"
+            for kind in ("mypy", "mypy_grpc")
+        ),
         *(f"--{kind}_out={folder}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
         *(str(proto) for proto in proto_files()),
     ]
