@@ -344,13 +344,18 @@ async def test_device_specs_and_health_reach_the_container_and_its_status(
     assert container.running
 
 
-async def test_an_overlap_of_two_plugins_kills_the_new_one(box: Sandbox, plugin: RawDevicePlugin) -> None:
-    second = RawDevicePlugin(box.paths, RESOURCE, FOUR, name="second")
-    await second.serve()
-    await second.register()
-    await plugin.stop()
-    await box.wait_allocatable(RESOURCE, 0)
-    await second.register()
-    await box.wait_allocatable(RESOURCE, 4)
-    await second.stop()
-    await plugin.serve()
+@pytest.mark.parametrize(("profile", "left"), [("1.37", 4), ("1.34", 0)])
+async def test_h17_an_overlap_of_two_plugins_kills_the_new_one_in_earlier_releases(
+    profile: str, left: int
+) -> None:
+    async with Sandbox(profile=profile) as box:
+        first, second = (RawDevicePlugin(box.paths, RESOURCE, FOUR, name=name) for name in ("one", "two"))
+        for plugin in (first, second):
+            await plugin.serve()
+            await plugin.register()
+        await box.wait_allocatable(RESOURCE, 4)
+        since = len(box.observe)
+        await first.stop()
+        await box.observe.wait("PluginDisconnected", RESOURCE, since=since)
+        await box.wait_allocatable(RESOURCE, left)
+        await second.stop()

@@ -73,6 +73,10 @@ class Profile:
         features: feature gates that are on; the fields of the others are dropped in silence.
         dra_services: DRA versions that the kubelet supports.
         wipe_at_once: whether slices go without a delay when a driver's last instance does (before 1.33).
+        retries_registration: whether the plugin watcher comes again where a handler failed to take a plugin that it
+            had found good; before, only a new socket brings it back.
+        many_endpoints: whether a resource's plugins are known apart, so that the end of one leaves another alone;
+            before, the end of a replaced plugin also ended its successor (kubernetes#121994).
         skips_dra_extended: whether the device manager leaves a DRA-backed extended resource alone.
     """
 
@@ -83,6 +87,8 @@ class Profile:
     dra_services: tuple[str, ...] = ("v1.DRAPlugin", "v1beta1.DRAPlugin")
     wipe_at_once: bool = False
     skips_dra_extended: bool = True
+    retries_registration: bool = True
+    many_endpoints: bool = True
 
     @property
     def old_dra(self) -> bool:
@@ -127,7 +133,15 @@ _1_37 = _1_34 | {
 
 PROFILES = {
     "1.37": Profile("1.37", "v1.37.1", ("v1",), _1_37),
-    "1.34": Profile("1.34", "v1.34.4", ("v1",), _1_34, skips_dra_extended=False),
+    "1.34": Profile(
+        "1.34",
+        "v1.34.4",
+        ("v1",),
+        _1_34,
+        skips_dra_extended=False,
+        retries_registration=False,
+        many_endpoints=False,
+    ),
     "1.32": Profile(
         "1.32",
         "v1.32.2",
@@ -136,6 +150,8 @@ PROFILES = {
         dra_services=("v1beta1.DRAPlugin",),
         wipe_at_once=True,
         skips_dra_extended=False,
+        retries_registration=False,
+        many_endpoints=False,
     ),
     "1.31": Profile("1.31", "v1.31.0", (), frozenset(), dra_services=(), skips_dra_extended=False),
 }

@@ -13,7 +13,7 @@ from bridge.sandbox.cluster.objects import may_register
 from bridge.sandbox.kubelet import checkpoint
 from bridge.sandbox.kubelet.allocations import Allocations
 from bridge.sandbox.kubelet.context import Context
-from bridge.sandbox.kubelet.endpoint import Endpoint
+from bridge.sandbox.kubelet.endpoint import Endpoint, EndpointError
 from bridge.sandbox.tasks import spawn
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 
@@ -45,6 +45,7 @@ class DeviceManager:
         self.allocations = Allocations()
         self.allocated: dict[str, set[str]] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self._clients: dict[tuple[str, str], Endpoint] = {}
         self.sources_ready = False
         self.changed = asyncio.Event()
         self.on_health: Callable[[str], None] = lambda resource: None
@@ -62,7 +63,10 @@ class DeviceManager:
         self.validate(resource, versions)
         endpoint = Endpoint(resource, socket)
         await endpoint.connect(self.context.timings.dial)
-        self.endpoints[resource] = endpoint
+        if self.context.profile.many_endpoints and (resource, socket) in self._clients:
+            await endpoint.abandon()
+            raise EndpointError(f"device plugin already connected: {socket}")
+        self.endpoints[resource] = self._clients[(resource, socket)] = endpoint
         self.context.tell("PluginRegistered", resource, socket=socket)
         endpoint.follow(self._listed, self._ended)
         return endpoint
@@ -88,9 +92,9 @@ class DeviceManager:
                 f'invalid name of device plugin socket: the ResourceName "{resource}" is invalid'
             )
 
-    async def deregister(self, resource: str) -> None:
-        """Drop the plugin of a resource, as when its registration socket goes."""
-        if (endpoint := self.endpoints.get(resource)) is not None:
+    async def deregister(self, resource: str, socket: str) -> None:
+        """Drop the plugin at `socket`, replaced or not, as when its registration socket goes."""
+        if (endpoint := self._clients.get((resource, socket))) is not None:
             await endpoint.stop()
 
     # -- the stream
@@ -114,13 +118,19 @@ class DeviceManager:
             self.on_health(resource)
 
     def _ended(self, endpoint: Endpoint, why: str) -> None:
-        """Mark everything unhealthy at once.
+        """Mark everything unhealthy at once, unless another plugin of the resource is still there.
 
-        Keyed by the resource's name, not by the endpoint, as in the real one: where two plugins overlapped, the
-        end of the old one also disconnects the new one (kubernetes#121994).
+        Before 1.37 this is keyed by the resource's name, not by the endpoint: where two plugins overlapped, the end
+        of the old one also disconnects the new one (kubernetes#121994).
         """
         resource = endpoint.resource
         self.context.tell("PluginDisconnected", resource, socket=endpoint.socket, why=why)
+        if self._clients.get((resource, endpoint.socket)) is endpoint:
+            del self._clients[(resource, endpoint.socket)]
+        others = [other for (name, _), other in self._clients.items() if name == resource]
+        if self.context.profile.many_endpoints and others:
+            self.endpoints[resource] = others[0]
+            return
         current = self.endpoints.get(resource)
         if current is None:
             return

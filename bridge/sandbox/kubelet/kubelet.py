@@ -48,7 +48,7 @@ class _DevicePlugins:
             raise PluginRefused(str(error)) from error
 
     async def deregister(self, name: str, endpoint: str) -> None:
-        await self._manager.deregister(name)
+        await self._manager.deregister(name, endpoint)
 
 
 class Kubelet:

@@ -182,6 +182,9 @@ class PluginWatcher:
             await handler.register(info.name, endpoint, versions)
         except PluginRefused as error:
             await self._refuse(stub, f"plugin registration failed with err: {error}")
+            if not self._context.profile.retries_registration:
+                self._context.tell("RegistrationFailed", path.name, error=str(error))
+                return _Registered(stamp, handler, info.name, endpoint)
             raise
         try:
             await stub.NotifyRegistrationStatus(

@@ -21,6 +21,11 @@ SIMULATED = ("1.37", "1.34", "1.32")
 _numbers = itertools.count(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker of what a real kubelet takes half a minute for known."""
+    config.addinivalue_line("markers", "slow: takes half a minute on a real node")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each scenario on every kind of node."""
     if "profile" in metafunc.fixturenames:

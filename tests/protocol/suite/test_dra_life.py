@@ -144,6 +144,7 @@ async def test_health_is_followed_from_1_36_on(node: Node, plugins: Plugins, jou
     await node.until(shown, f"health in the pod's status {last}")
 
 
+@pytest.mark.slow
 async def test_the_slices_of_drivers_that_went_are_deleted(node: Node, plugins: Plugins) -> None:
     """A real kubelet waits half a minute; before 1.33 it acts at once, and only on a socket that is gone."""
     gone = await started(node, plugins)

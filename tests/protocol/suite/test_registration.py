@@ -9,6 +9,7 @@ from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as dp_grpc
 from tests.protocol.suite.fleet import Plugins
 from tests.protocol.suite.journal import Journal
 from tests.protocol.suite.node import Node
+from tests.protocol.suite.plan import device_container
 
 BAD_NAMES = (
     "acc",
@@ -142,7 +143,7 @@ async def test_the_watcher_tells_why_it_refuses_and_tries_again(
     assert journal.rpcs()[:4] == ["GetInfo", "NotifyRegistrationStatus"] * 2
 
 
-async def test_the_watcher_tells_of_an_endpoint_where_nobody_serves(
+async def test_the_watcher_tells_of_an_endpoint_where_nobody_serves_and_only_later_releases_come_again(
     node: Node, plugins: Plugins, journal: Journal
 ) -> None:
     plugin = plugins.device("a0")
@@ -151,8 +152,48 @@ async def test_the_watcher_tells_of_an_endpoint_where_nobody_serves(
     assert not told.plugin_registered
     assert told.error.startswith("RegisterPlugin error -- plugin registration failed with err: ")
     await plugin.serve()
+    if node.version < (1, 35):
+        other = plugins.device("b0", who="more", resource=node.other_resource)
+        await other.serve()
+        await other.registrar.start()
+        await node.offers(node.other_resource, 1)
+        assert journal.rpcs(plugin.who) == ["GetInfo", "NotifyRegistrationStatus"], "taken for registered"
+        await plugin.registrar.stop()
+        await plugin.registrar.start()
     await node.offers(node.resource, 1)
-    assert journal.rpcs()[-1] in ("NotifyRegistrationStatus", "ListAndWatch")
+
+
+async def test_h17_the_end_of_a_replaced_plugin_ends_its_successor_in_earlier_releases(
+    node: Node, plugins: Plugins, journal: Journal
+) -> None:
+    first, second = plugins.device("a0", who="first"), plugins.device("b0", "b1", who="second")
+    for plugin in (first, second):
+        await plugin.serve()
+        await plugin.registrar.start()
+        await node.offers(node.resource, len(plugin.devices))
+    await first.registrar.stop()
+    if node.version < (1, 35):
+        await node.offers(node.resource, 0, capacity=2)
+        await second.registrar.stop()
+        await second.registrar.start()
+        await node.offers(node.resource, 2)
+    await node.create(device_container("p", {node.resource: 2}))
+    await node.running("p")
+    assert (first.allocated(), second.allocated()) == ([], [["b0", "b1"]])
+
+
+async def test_a_second_registration_of_a_connected_socket_replaces_the_first_or_is_refused(
+    node: Node, plugins: Plugins, journal: Journal
+) -> None:
+    plugin = plugins.device("a0")
+    await plugin.start()
+    if node.version < (1, 35):
+        await plugin.register()
+        await journal.wait("ListAndWatch", count=2)
+        return
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await plugin.register()
+    assert refused.value.details() == f"device plugin already connected: {node.inside(plugin.socket)}"
 
 
 async def test_a_registration_socket_that_goes_takes_the_devices_with_it(

@@ -34,8 +34,12 @@ async def test_h13_a_restart_wipes_sockets_registers_watched_plugins_again_and_a
     await node.offers(node.resource, 0)
     assert journal.rpcs(legacy.who, before) == []
     (granted,) = legacy.allocated()
-    boxes = await node.pod_resources()
-    assert ids_of(boxes["p", "main"], node.resource) == set(granted)
+
+    async def remembered() -> bool:
+        boxes = await node.pod_resources()  # partial until the kubelet has heard of its pods
+        return ("p", "main") in boxes and ids_of(boxes["p", "main"], node.resource) == set(granted)
+
+    await node.until(remembered, "podresources to list what the pod has")
     await legacy.hang_up()
     await legacy.start()
     await node.create(device_container("q", {node.resource: 1, node.other_resource: 1}))
