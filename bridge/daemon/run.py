@@ -12,12 +12,14 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from bridge.config import Config
 from bridge.daemon.checks import Checks
 from bridge.daemon.errors import StartError
+from bridge.daemon.files import GroupFiles
+from bridge.daemon.follow import follow
 from bridge.daemon.groups import Context
 from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
@@ -27,24 +29,18 @@ from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
 from bridge.daemon.tasks import until
-from bridge.devices.model import Inventory
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
-from bridge.planes.cdi import static_edits
-from bridge.planes.claims import decode
 from bridge.planes.deallocation import Deallocations
-from bridge.planes.roster import Roster
-from bridge.planes.rosters import Rosters, without_new
-from bridge.platform.cdi import CdiError, CdiFiles
+from bridge.planes.rosters import Rosters
+from bridge.platform.cdi import CdiFiles
 from bridge.platform.roots import Roots
 from dra_v1.kube import KubeApi
 from dra_v1.kube_config import KubeConfigError
-
-CDI_RETRY_S = 5.0
 
 __all__ = ["StartError", "run"]
 
@@ -71,7 +67,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         inventory = await anext(changes)
         rosters = Rosters(config.groups, inventory, ledger)
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
-        await _restore_cdi(cdi, config, rosters, ledger)
+        files = GroupFiles(cdi, ledger)
+        await files.sweep({group.name for group in config.groups})
+        await files.restore(rosters.preview(inventory))
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
         sources = await stack.enter_async_context(_sources(config, settings, api, metrics))
         reconciler = _reconciler(config, ledger, rosters, sources, report)
@@ -92,7 +90,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             checks,
         )
         # The groups stop together, registrations before the rest of the daemon.
-        serving = await stack.enter_async_context(Serving(config.groups, context))
+        serving = await stack.enter_async_context(Serving(config.groups, context, files))
         deallocations.start()
         checks.started()
         freeze()
@@ -108,7 +106,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         )
         work = {
             "groups": serving.watch(),
-            "inventory": _follow(scanner, changes, rosters, cdi),
+            "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
             "heartbeat": checks.beat(),
             "metrics": metrics.follow(rosters, ledger),
@@ -221,57 +219,6 @@ async def _api(
         return
     async with api:
         yield api
-
-
-async def _write_cdi(cdi: CdiFiles, rosters: Iterable[Roster]) -> None:
-    """Bring the groups' files up to date; the runtime re-reads all files when one changes, so only then."""
-
-    def write() -> None:
-        for roster in rosters:
-            cdi.write_group(roster.group.name, static_edits(roster))
-
-    await asyncio.to_thread(write)
-
-
-async def _restore_cdi(cdi: CdiFiles, config: Config, rosters: Rosters, ledger: Ledger) -> None:
-    """Make the CDI folders say what ledger and inventory do: after a reboot, or a crash in between (H20)."""
-    keep = {claim.holder.uid for claim in ledger.account.prepared_claims()}
-
-    def restore() -> None:
-        cdi.sweep_groups({group.name for group in config.groups})
-        cdi.sweep_claims(keep)
-        for claim in ledger.account.prepared_claims():
-            stored = decode(claim.answer)
-            if stored.edits:
-                cdi.write_claim(claim.group, claim.holder.uid, stored.edits)
-
-    try:
-        await _write_cdi(cdi, rosters.preview(rosters.inventory))
-        await asyncio.to_thread(restore)
-    except CdiError as error:
-        raise StartError(str(error)) from error
-
-
-async def _follow(
-    scanner: Scanner,
-    changes: AsyncIterator[Inventory],
-    rosters: Rosters,
-    cdi: CdiFiles,
-) -> None:
-    """Take each new inventory; CDI files know a device before it is offered."""
-    async for newest in changes:
-        inventory = newest
-        while True:
-            try:
-                await _write_cdi(cdi, rosters.preview(inventory))
-                rosters.take(inventory)
-                break
-            except CdiError as error:
-                # What is gone must leave at once; what is new cannot be given to a container yet.
-                log.error("new devices are not offered", extra={"error": str(error)})
-                rosters.take(without_new(inventory, rosters.inventory))
-                await asyncio.sleep(CDI_RETRY_S)
-                inventory = scanner.inventory or inventory
 
 
 def _stop_on_signals() -> asyncio.Event:

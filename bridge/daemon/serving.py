@@ -12,8 +12,10 @@ from typing import Self
 
 from bridge.config import Group
 from bridge.daemon.errors import StartError
+from bridge.daemon.files import GroupFiles
 from bridge.daemon.groups import Context, GroupRunner
 from bridge.daemon.tasks import until
+from bridge.platform.cdi import CdiError
 from dra_v1.sockets import SocketError
 
 RETRY_S = 30.0
@@ -25,9 +27,10 @@ log = logging.getLogger(__name__)
 class Serving:
     """Serves the groups while the context lasts. Entering raises StartError if not one of them can be served."""
 
-    def __init__(self, groups: Sequence[Group], context: Context) -> None:
+    def __init__(self, groups: Sequence[Group], context: Context, files: GroupFiles) -> None:
         self._groups = groups
         self._context = context
+        self._files = files
         self._stack = contextlib.AsyncExitStack()
         self._runners: dict[str, GroupRunner] = {}
         self._refused: dict[str, str] = {}
@@ -59,8 +62,11 @@ class Serving:
 
     async def _try(self, group: Group) -> None:
         try:
+            missing = await self._files.restore([self._context.rosters.of(group.name)])
+            if group.name in missing:
+                raise CdiError(missing[group.name])
             runner = await self._stack.enter_async_context(GroupRunner(group, self._context))
-        except SocketError as error:
+        except (SocketError, CdiError) as error:
             if str(error) != self._refused.get(group.name):
                 log.error(
                     "group refused, it is tried again",

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from bridge.daemon import run, serving
+from bridge.daemon import follow, run, serving
 from bridge.daemon.checks import Checks
 from bridge.daemon.errors import Broken
 from bridge.daemon.run import StartError
 from bridge.planes import device_plugin
 from bridge.sandbox.daemon import DaemonProcess
 from bridge.sandbox.kubelet.endpoint import EndpointError
-from tests.protocol.stage import ACC, DRIVER, acc, stage
+from tests.protocol.stage import ACC, DRIVER, RESOURCE, Node, acc, stage
+
+OTHER: dict[str, Any] = {"name": "other", "kind": "device-node", "options": {"include": ["/dev/other*"]}}
+
+
+@contextlib.contextmanager
+def cdi_out_of_order(node: Node) -> Iterator[None]:
+    """The folder of the groups' CDI files cannot be written: a file stands in its place."""
+    folder = node.box.paths.cdi_static
+    aside = folder.rename(folder.with_name("aside"))
+    folder.write_text("a file")
+    yield
+    folder.unlink()
+    aside.rename(folder)
 
 
 async def test_devices_left_out_are_told_once() -> None:
@@ -127,14 +142,13 @@ async def test_a_group_whose_socket_is_taken_is_refused_alone_and_served_when_it
     monkeypatch.setattr(serving, "RETRY_S", 0.05)
     checks = Checks()
     monkeypatch.setattr(run, "Checks", lambda: checks)
-    other = {"name": "other", "kind": "device-node", "options": {"include": ["/dev/other*"]}}
     async with stage(dict(ACC), start=False) as node:
         node.box.tree.add("/dev/other0")
         await node.box.observe.wait("KubeletSynced")
         path = node.box.paths.plugins / "other.device-bridge.io/dra.sock"
         path.parent.mkdir()
         foreign = await asyncio.start_unix_server(lambda reader, writer: writer.close(), path)
-        node.config["groups"].append(other)
+        node.config["groups"].append(OTHER)
         await node.start(refused={"other"})
         await node.allocate(acc(1))
         told = await node.log.wait("group refused, it is tried again")
@@ -157,3 +171,63 @@ async def test_a_socket_folder_that_cannot_be_made_is_a_clear_refusal() -> None:
         folder.write_text("a file")
         with pytest.raises(StartError, match=f"cannot make the folder {folder} .*: File exists; .*move away"):
             await node.start()
+
+
+async def test_while_cdi_files_cannot_be_written_devices_still_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "RETRY_S", 3600.0)
+    async with stage() as node:
+        with cdi_out_of_order(node):
+            node.box.tree.add("/dev/crypto/acc5")
+            told = await node.log.wait("new devices are not offered")
+            assert told["group"] == "acc" and "could not be written" in told["error"]
+            node.box.tree.remove("/dev/crypto/acc0")
+            await node.lists({acc(1)}, set())
+            await node.offers(acc(1))
+        node.box.tree.add("/dev/crypto/acc6")
+        await node.lists({acc(1), acc(5), acc(6)}, set())
+        assert len(node.log.of("new devices are not offered")) == 1
+
+
+async def test_what_was_held_back_is_offered_as_soon_as_its_file_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "RETRY_S", 0.05)
+    async with stage() as node:
+        with cdi_out_of_order(node):
+            node.box.tree.add("/dev/crypto/acc5")
+            await node.log.wait("new devices are not offered")
+        await node.lists({acc(0), acc(1), acc(5)}, set())
+        await node.offers(acc(0), acc(1), acc(5))
+
+
+async def test_a_group_that_needs_no_cdi_file_does_not_wait_for_one() -> None:
+    async with stage(mode="device-plugin", start=False) as node:
+        await node.box.observe.wait("KubeletSynced")
+        with cdi_out_of_order(node):
+            await node.start()
+            await node.run_pod("p", limits={RESOURCE: 1})
+            node.box.tree.add("/dev/crypto/acc5")
+            await node.lists({acc(0), acc(1), acc(5)}, set())
+            assert (await node.log.wait("no CDI file, this group does without"))["group"] == "acc"
+
+
+async def test_an_owner_inside_the_container_needs_the_cdi_file() -> None:
+    owned = ACC | {"options": ACC["options"] | {"owner": {"uid": 1000}}}
+    async with stage(owned, mode="device-plugin", start=False) as node:
+        with cdi_out_of_order(node), pytest.raises(StartError, match="could not be written"):
+            await node.start()
+
+
+async def test_a_group_that_lacks_its_cdi_file_at_the_start_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "RETRY_S", 0.05)
+    async with stage(ACC | {"mode": "device-plugin"}, OTHER, start=False) as node:
+        node.box.tree.add("/dev/other0")
+        await node.box.observe.wait("KubeletSynced")
+        with cdi_out_of_order(node):
+            await node.start(refused={"other"})
+            await node.allocate(acc(1))
+            told = await node.log.wait("group refused, it is tried again")
+            assert told["group"] == "other" and "could not be written" in told["error"]
+        await node.offers("other0", driver="other.device-bridge.io")
