@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
-from bridge.ledger.holds import Account, Plane, PreparedClaim
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Plane, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.planes.cdi import static_edits
 from bridge.planes.claims import decode

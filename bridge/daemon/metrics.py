@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bridge.ledger.holds import Account, Plane
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes.projection import free_units, units_of
 from bridge.planes.roster import Roster

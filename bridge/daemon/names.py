@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bridge.config import Group
 from bridge.daemon.errors import StartError
-from bridge.ledger.holds import Account, Plane
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Plane
 
 FILE = "names.json"
 

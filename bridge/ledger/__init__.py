@@ -1,5 +1,6 @@
 """The ledger: who holds what, on which plane, durably.
 
-`holds` is the pure account, `store` the SQLite file behind it, `ledger` the two together, `evidence` the pure
-verdict on when a device plugin hold may end, `reconcile` the task that gathers that evidence.
+`holds` are the values and `account` the pure account of them, `rows` and `store` the SQLite file behind it, `ledger`
+all of it together; `evidence` is the pure verdict on when a device plugin hold may end, `reconcile` gathers what it
+judges, `doubts` deals with what the evidence shows and the ledger does not explain.
 """

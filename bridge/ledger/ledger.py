@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from bridge.ledger.account import Account
 from bridge.ledger.holds import (
-    Account,
     Change,
     ClaimHolder,
     DropClaim,

@@ -15,73 +15,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, assert_never
 from urllib.parse import quote
 
-from bridge.ledger.holds import (
-    Account,
-    Change,
-    ClaimHolder,
-    DropClaim,
-    DropHold,
-    Hold,
-    LiftQuarantine,
-    Phase,
-    Plane,
-    PodHolder,
-    PreparedClaim,
-    PutClaim,
-    PutHold,
-    PutQuarantine,
-    Quarantine,
-    Use,
-)
-
-SCHEMA_VERSION = 1
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Change, PutQuarantine, Quarantine
+from bridge.ledger.rows import SCHEMA, SCHEMA_VERSION, load, write
 
 EVERYTHING = "*"
 """As group or device of a quarantine: all of them."""
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE claims (
-  grp TEXT NOT NULL, uid TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
-  answer TEXT NOT NULL, since REAL NOT NULL,
-  PRIMARY KEY (grp, uid)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE holds (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  plane TEXT NOT NULL CHECK (plane IN ('device-plugin', 'dra')),
-  phase TEXT NOT NULL,
-  grp TEXT NOT NULL, device TEXT NOT NULL, share TEXT NOT NULL,
-  namespace TEXT NOT NULL, name TEXT NOT NULL, container TEXT NOT NULL, uid TEXT NOT NULL,
-  since REAL NOT NULL, boot TEXT NOT NULL,
-  UNIQUE (plane, grp, share)
-) STRICT;
-CREATE TABLE parts (
-  part TEXT PRIMARY KEY, capacity INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE uses (
-  hold INTEGER NOT NULL REFERENCES holds ON DELETE CASCADE,
-  part TEXT NOT NULL REFERENCES parts,
-  amount INTEGER NOT NULL CHECK (amount > 0),
-  capacity INTEGER NOT NULL,
-  PRIMARY KEY (hold, part)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX uses_of_part ON uses (part);
-CREATE TRIGGER fits BEFORE INSERT ON uses
-WHEN (SELECT used + NEW.amount > capacity FROM parts WHERE part = NEW.part)
-  OR EXISTS (SELECT 1 FROM uses WHERE part = NEW.part AND amount >= capacity)
-BEGIN SELECT RAISE(ABORT, 'a part would be booked above its capacity'); END;
-CREATE TRIGGER booked AFTER INSERT ON uses
-BEGIN UPDATE parts SET used = used + NEW.amount WHERE part = NEW.part; END;
-CREATE TRIGGER freed AFTER DELETE ON uses
-BEGIN UPDATE parts SET used = used - OLD.amount WHERE part = OLD.part; END;
-CREATE TABLE quarantine (
-  grp TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
-  PRIMARY KEY (grp, device)
-) STRICT, WITHOUT ROWID;
-"""
 
 
 class LedgerError(Exception):
@@ -132,7 +73,7 @@ class Store:
         try:
             for changes in transactions:
                 for change in changes:
-                    _write(db, change)
+                    write(db, change)
             db.execute("COMMIT")
         except BaseException:
             # A failed COMMIT (disk full) may have ended the transaction already.
@@ -142,7 +83,7 @@ class Store:
 
     def load(self) -> tuple[Account, int]:
         """Read everything: the account, and the first hold number never used."""
-        return _load(self._db)
+        return load(self._db)
 
     def close(self) -> None:
         """Close the file and give up the lock, in this order."""
@@ -194,7 +135,7 @@ def read_account(folder: Path) -> Account:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             _verify(db, path)
-            return _load(db)[0]
+            return load(db)[0]
     except sqlite3.Error as error:
         raise LedgerError(f"cannot read the ledger {path}: {error}") from error
 
@@ -258,9 +199,9 @@ def _create(path: Path, damage: tuple[Path, str] | None) -> None:
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         if damage is not None:
-            _write(db, PutQuarantine(Quarantine(EVERYTHING, EVERYTHING, _why(*damage), time.time())))
+            write(db, PutQuarantine(Quarantine(EVERYTHING, EVERYTHING, _why(*damage), time.time())))
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     new.chmod(0o600)
     _sync(new, os.O_RDONLY)
@@ -301,7 +242,7 @@ def _open(path: Path, lock_fd: int) -> Opened:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1024"):
             db.execute(f"PRAGMA {pragma}")
         _verify(db, path)
-        account, next_hold = _load(db)
+        account, next_hold = load(db)
     except BaseException:
         db.close()
         raise
@@ -327,104 +268,3 @@ def _verify(db: sqlite3.Connection, path: Path) -> None:
     ).fetchone()
     if bad is not None:
         raise sqlite3.DatabaseError(f"the part {bad[0]} is booked for another amount than its holds use")
-
-
-def _write(db: sqlite3.Connection, change: Change) -> None:
-    match change:
-        case PutHold(hold):
-            _put_hold(db, hold)
-        case DropHold(hold_id):
-            db.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
-        case PutClaim(claim):
-            h = claim.holder
-            db.execute(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
-                (claim.group, h.uid, h.namespace, h.name, claim.answer, claim.since),
-            )
-        case DropClaim(group, uid):
-            db.execute("DELETE FROM claims WHERE grp = ? AND uid = ?", (group, uid))
-        case PutQuarantine(q):
-            db.execute(
-                "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)",
-                (q.group, q.device, q.reason, q.since),
-            )
-        case LiftQuarantine(group, device):
-            db.execute("DELETE FROM quarantine WHERE grp = ? AND device = ?", (group, device))
-        case _:
-            assert_never(change)
-
-
-def _put_hold(db: sqlite3.Connection, hold: Hold) -> None:
-    holder = hold.holder
-    container = holder.container if isinstance(holder, PodHolder) else ""
-    known = db.execute(
-        "UPDATE holds SET phase = ?, namespace = ?, name = ?, container = ?, uid = ? WHERE id = ?",
-        (hold.phase, holder.namespace, holder.name, container, holder.uid, hold.id),
-    )
-    if known.rowcount:
-        return
-    db.execute(
-        "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            hold.id,
-            hold.plane,
-            hold.phase,
-            hold.group,
-            hold.device,
-            hold.share,
-            holder.namespace,
-            holder.name,
-            container,
-            holder.uid,
-            hold.since,
-            hold.boot,
-        ),
-    )
-    for use in hold.uses:
-        db.execute(
-            "INSERT INTO parts (part, capacity) VALUES (?, ?)"
-            " ON CONFLICT (part) DO UPDATE SET capacity = excluded.capacity",
-            (use.part, use.capacity),
-        )
-        db.execute("INSERT INTO uses VALUES (?, ?, ?, ?)", (hold.id, use.part, use.amount, use.capacity))
-
-
-def _load(db: sqlite3.Connection) -> tuple[Account, int]:
-    uses: dict[int, list[Use]] = {}
-    for hold_id, part, amount, capacity in db.execute(
-        "SELECT hold, part, amount, capacity FROM uses ORDER BY hold, part"
-    ):
-        uses.setdefault(hold_id, []).append(Use(part, amount, capacity))
-    try:
-        holds = [_hold(row, uses) for row in db.execute(_SELECT_HOLDS)]
-    except ValueError as error:
-        raise sqlite3.DatabaseError(f"a hold cannot be read: {error}") from error
-    claims = [
-        PreparedClaim(group, ClaimHolder(namespace, name, uid), answer, since)
-        for group, uid, namespace, name, answer, since in db.execute(
-            "SELECT grp, uid, namespace, name, answer, since FROM claims"
-        )
-    ]
-    quarantines = [
-        Quarantine(*row) for row in db.execute("SELECT grp, device, reason, since FROM quarantine")
-    ]
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'holds'").fetchone()
-    return Account(holds, claims, quarantines), (row[0] if row else 0) + 1
-
-
-_SELECT_HOLDS = (
-    "SELECT id, plane, phase, grp, device, share, namespace, name, container, uid, since, boot"
-    " FROM holds ORDER BY id"
-)
-
-
-def _hold(row: tuple[Any, ...], uses: dict[int, list[Use]]) -> Hold:
-    """A row of `holds` as a hold. Raises ValueError for a plane or phase that this version does not know."""
-    hold_id, plane, phase, group, device, share, namespace, name, container, uid, since, boot = row
-    holder = (
-        ClaimHolder(namespace, name, uid)
-        if plane == Plane.DRA
-        else PodHolder(namespace, name, container, uid)
-    )
-    parts = tuple(uses.get(hold_id, ()))
-    return Hold(hold_id, Plane(plane), Phase(phase), group, device, share, holder, parts, since, boot)

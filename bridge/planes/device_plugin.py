@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.devices.model import ContainerEdits, Device
-from bridge.ledger.holds import Account, Pick, Plane, Refused
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred

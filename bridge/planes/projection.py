@@ -14,7 +14,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from bridge.devices.model import ContainerEdits, Device
-from bridge.ledger.holds import Account, Hold, Plane
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Hold, Plane
 from bridge.planes.roster import Roster
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from bridge.config import Group, Mode, Sharing
 from bridge.devices.model import ContainerEdits, Device, Health, Inventory, natural_key
-from bridge.ledger.holds import Account, Pick, Plane, Use
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Pick, Plane, Use
 
 
 class Unavailable(Exception):

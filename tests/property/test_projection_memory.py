@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bridge.config import Group, load
 from bridge.devices.model import ContainerEdits, Device, Health, Inventory
+from bridge.ledger.account import Account
 from bridge.ledger.holds import (
-    Account,
     ClaimHolder,
     DropHold,
     Hold,

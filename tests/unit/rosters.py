@@ -8,7 +8,8 @@ from typing import Any
 from bridge.config import Binding, Group, Mode, Registration, Sharing
 from bridge.config.model import Partition
 from bridge.devices.model import ContainerEdits, Device, DeviceNode, Health, Inventory
-from bridge.ledger.holds import Account, ClaimHolder, Hold, Phase, Plane, PodHolder, Quarantine, Use
+from bridge.ledger.account import Account
+from bridge.ledger.holds import ClaimHolder, Hold, Phase, Plane, PodHolder, Quarantine, Use
 from bridge.planes.roster import Roster
 
 

@@ -9,7 +9,8 @@ import pytest
 from bridge.config import Group, parse
 from bridge.daemon.errors import StartError
 from bridge.daemon.names import FILE, settle
-from bridge.ledger.holds import Account, ClaimHolder, Plane, PreparedClaim
+from bridge.ledger.account import Account
+from bridge.ledger.holds import ClaimHolder, Plane, PreparedClaim
 from tests.unit import rosters
 
 EMPTY = Account()

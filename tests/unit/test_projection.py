@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bridge.config import Mode
 from bridge.config.model import Count, Names, Percent
 from bridge.devices.model import Device
-from bridge.ledger.holds import Account, DropHold, Hold, Plane, PutHold, PutQuarantine, Quarantine, Refused
+from bridge.ledger.account import Account
+from bridge.ledger.holds import DropHold, Hold, Plane, PutHold, PutQuarantine, Quarantine, Refused
 from bridge.planes.cdi import static_edits
 from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
 from bridge.planes.roster import Roster, Unavailable
