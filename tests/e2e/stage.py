@@ -105,6 +105,8 @@ class Stage:
             self.cluster.delete("DeviceClass", name)
         if self._daemon is not None:
             self._daemon.stop()
+            complaints = self._daemon.complaints()
+            assert not complaints, complaints
         for path in self._nodes:
             self.cluster.rm(path)
         self.cluster.delete("Namespace", self.namespace, wait=None)

@@ -63,11 +63,11 @@ def test_h38_a_held_device_that_is_unplugged_stays_with_its_pod_and_goes_after_i
     for path in has.values():
         stage.cluster.rm(path)
 
-    # The kubelet keeps hearing of the one that it gave away, as unhealthy; nobody else is offered either.
+    # The kubelet keeps hearing of both, as unhealthy; nobody is offered either.
     stage.wait_for(lambda: stage.allocatable(group) == 1, NEWS_LIMIT_S, "the free one to be left")
     name = {group.path(i): group.device(i) for i in range(3)}
     stage.wait_for(lambda: stage.published(group) == [name[free]], NEWS_LIMIT_S, "the slice to follow")
-    assert stage.capacity(group) == 2
+    assert stage.capacity(group) == 3
     assert stage.containers("dp", "dra") == before
     assert held(daemon.devices()) == {name[path] for path in has.values()}
 
