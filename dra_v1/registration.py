@@ -31,6 +31,11 @@ RECHECK_SECONDS = 60.0
 """How often a socket is looked after where the kernel reported no change."""
 
 
+REFUSED_S = 10.0
+LONGEST_REFUSED_S = 120.0
+"""How long a refusal is left standing, doubled each time; a kubelet that tries again by itself does so sooner."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistrationStatus:
     """What the kubelet last said about a plugin.
@@ -107,6 +112,9 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
             socket_path, lambda server: pb_grpc.add_RegistrationServicer_to_server(self, server)
         )
         self._keeper: asyncio.Task[None] | None = None
+        self._watch: FolderWatch | None = None
+        self._refused_at: float | None = None
+        self._patience = REFUSED_S
 
     @property
     def status(self) -> RegistrationStatus:
@@ -147,7 +155,7 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         await self._server.stop()
 
     async def _keep(self) -> None:
-        watch = FolderWatch(self.socket_path.parent)
+        self._watch = watch = FolderWatch(self.socket_path.parent)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(SocketError),
             wait=wait_exponential_jitter(multiplier=0.1, max=10, jitter=0.1),
@@ -158,9 +166,24 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
             while True:
                 if await retrying(self._server.serve):
                     logger.info("registration socket served again", extra=self._extra())
-                await watch.wait(RECHECK_SECONDS)
+                await watch.wait(self._rest())
+                await self._ask_again()
         finally:
             watch.close()
+
+    def _rest(self) -> float:
+        """Seconds until the socket has to be looked after, or a refusal has stood long enough."""
+        if self._refused_at is None:
+            return RECHECK_SECONDS
+        return max(0.0, self._refused_at + self._patience - time.monotonic())
+
+    async def _ask_again(self) -> None:
+        """Make the socket anew some time after a refusal: kubelets before 1.37 do not try one twice."""
+        if self._refused_at is None or self._rest() > 0:
+            return
+        self._refused_at = None
+        self._patience = min(2 * self._patience, LONGEST_REFUSED_S)
+        await self._server.stop()
 
     async def _say_not_served(self, state: RetryCallState) -> None:
         error = str(state.outcome.exception()) if state.outcome else ""
@@ -184,8 +207,12 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         request: pb.RegistrationStatus,
         context: grpc.aio.ServicerContext[pb.RegistrationStatus, pb.RegistrationStatusResponse],
     ) -> pb.RegistrationStatusResponse:
-        """Take the kubelet's word. It tries again by itself after a refusal."""
+        """Take the kubelet's word."""
+        self._refused_at = None if request.plugin_registered else time.monotonic()
+        if self._watch is not None:
+            self._watch.nudge()
         if request.plugin_registered:
+            self._patience = REFUSED_S
             logger.info("registered with the kubelet", extra=self._extra())
         elif self.status != RegistrationStatus(False, request.error):
             # It tries for ever, and a cluster without DRA refuses for ever: the same words are said once.

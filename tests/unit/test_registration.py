@@ -52,6 +52,22 @@ async def test_the_kubelet_learns_who_it_is_and_its_word_is_kept(kubelet: Kubele
     assert not plugin.socket_path.exists()
 
 
+async def test_after_a_refusal_the_socket_is_made_anew_for_kubelets_that_try_once(
+    kubelet: KubeletPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dra_v1.registration.REFUSED_S", 0.05)
+    plugin = registration(kubelet)
+    await plugin.start()
+    kubelet.refusal = "the endpoint does not answer"
+    await kubelet.see(plugin.socket_path)
+    first = identity_of(plugin.socket_path)
+    await until(plugin.socket_path.parent, lambda: identity_of(plugin.socket_path) not in (None, first))
+    kubelet.refusal = ""
+    await kubelet.see(plugin.socket_path)
+    assert plugin.status.registered
+    await plugin.stop()
+
+
 async def test_a_refusal_is_told_and_a_later_success_too(kubelet: KubeletPeer) -> None:
     plugin = registration(kubelet)
     await plugin.start()
