@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -26,7 +26,7 @@ from dra_v1.driver import (
     PrepareError,
     UnprepareError,
 )
-from dra_v1.server import DraServer
+from dra_v1.server import Answer, DraServer
 from dra_v1.sockets import grpc_target
 from tests.unit.kubelet_peer import LIMIT, short_folder
 
@@ -223,9 +223,20 @@ async def test_h40_a_driver_that_hangs_is_answered_for_in_time_and_its_work_is_n
         late = await prepare(channel, "slow")
         assert "was not prepared within 0.2 s" in late.claims["slow"].error
         server.service._deadline_s = LIMIT
+        joined = asyncio.Event()
+        under_way = server.service._prepares.under_way
+
+        def noticed(uids: Iterable[str]) -> dict[str, asyncio.Future[Answer]]:
+            found = under_way(uids)
+            if found:
+                joined.set()
+            return found
+
+        server.service._prepares.under_way = noticed  # type: ignore[method-assign]
         again = asyncio.create_task(prepare(channel, "slow"))
         other = await prepare(channel, "quick")
         assert other.claims["quick"].error == ""
+        await joined.wait()
         driver.hold["slow"].set()
         assert (await again).claims["slow"].error == ""
     assert driver.prepare_calls == [["slow"], ["quick"]]
