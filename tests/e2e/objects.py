@@ -82,11 +82,15 @@ class Dra:
 
     version: str
 
-    def device_class(self, name: str, expression: str, *config: Opaque) -> Manifest:
-        """A class of the devices that a CEL expression selects."""
+    def device_class(
+        self, name: str, expression: str, *config: Opaque, extended_resource: str = ""
+    ) -> Manifest:
+        """A class of the devices that a CEL expression selects; `extended_resource` needs 1.36 (KEP 5004)."""
         spec: Manifest = {"selectors": [{"cel": {"expression": expression}}]}
         if config:
             spec["config"] = [one.body() for one in config]
+        if extended_resource:
+            spec["extendedResourceName"] = extended_resource
         return self._object("DeviceClass", name, spec)
 
     def claim(

@@ -16,7 +16,7 @@ from tests.cluster import ApiError, Cluster
 from tests.cluster.consoles import FIRST, LAST, MAJOR
 from tests.e2e import journal
 from tests.e2e.daemon import Daemon, configuration
-from tests.e2e.objects import JOURNAL_FOLDER, Dra, Manifest
+from tests.e2e.objects import JOURNAL_FOLDER, Dra, Manifest, Opaque
 
 POD_LIMIT_S = 60.0
 NEWS_LIMIT_S = 15.0
@@ -156,10 +156,11 @@ class Stage:
         self._daemon.start()
         return self._daemon
 
-    def make_class(self, group: Group, name: str = "", *config: Any) -> str:
+    def make_class(self, group: Group, name: str = "", *config: Opaque, extended_resource: str = "") -> str:
         """Make a DeviceClass of a group's driver, of the group's name by default."""
         name = name or group.name
-        self.apply(self.dra.device_class(name, f"device.driver == '{group.driver}'", *config))
+        of_driver = f"device.driver == '{group.driver}'"
+        self.apply(self.dra.device_class(name, of_driver, *config, extended_resource=extended_resource))
         self._classes.append(name)
         return name
 

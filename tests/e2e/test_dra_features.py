@@ -112,6 +112,17 @@ def test_the_first_available_alternative_is_prepared(stage: Stage, group: Group)
     assert len(nodes(stage.finished("chooser"), group)) == 1
 
 
+def test_a_pod_that_knows_only_the_extended_resource_is_served_by_dra(stage: Stage) -> None:
+    group = stage.group()
+    stage.plug(group.path(0))
+    daemon = stage.start(group.config(), mode="dra")
+    stage.make_class(group, f"{group.name}-old-name", extended_resource=group.resource)
+    stage.wait_for(lambda: stage.published(group), 15, "the device to be published")
+    stage.apply(pod("unchanged", Container(LIST, resources={group.resource: 1})))
+    assert len(nodes(stage.finished("unchanged"), group)) == 1
+    assert [entry.plane for entry in daemon.entries() if entry.message == "handed out"] == ["dra"]
+
+
 def test_init_containers_and_sidecars_hold_devices_of_both_planes(stage: Stage, group: Group) -> None:
     one_device(stage, group)
     hold = stage.holding(group.pattern, excl=False)

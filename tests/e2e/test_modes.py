@@ -45,6 +45,24 @@ def test_pods_get_the_right_nodes_and_permissions(stage: Stage, mode: str) -> No
     assert (stage.capacity(write) > 0) == ("device-plugin" in planes)
 
 
+def test_a_partition_gives_each_plane_devices_of_its_own(stage: Stage) -> None:
+    group = stage.group()
+    for index in range(4):
+        stage.plug(group.path(index))
+    stage.start(group.config(sharing="partition", partition={"devicePlugin": 1}))
+    stage.wait_for(lambda: stage.allocatable(group) == 1, 15, "the device plugin's device")
+    stage.wait_for(lambda: len(stage.published(group)) == 3, 15, "DRA's devices")
+    stage.apply(
+        stage.dra.template("all", Request("devices", group.name, count=3)),
+        pod("dra", Container("ls /dev/crypto", claims=("all",)), claims=[PodClaim("all", template="all")]),
+        pod("dp", Container("ls /dev/crypto", resources={group.resource: 1})),
+    )
+    names = {group.path(index).rpartition("/")[2] for index in range(4)}
+    had = {plane: set(stage.finished(plane).split()) for plane in ("dp", "dra")}
+    assert had["dp"] | had["dra"] == names
+    assert not had["dp"] & had["dra"]
+
+
 def consumer(plane: str, write: Group, read: Group) -> Manifest:
     """A pod with a device of each group: one container each."""
     if plane == "dra":
