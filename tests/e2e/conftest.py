@@ -54,10 +54,3 @@ def since(cluster: Cluster) -> Callable[[tuple[int, int], str], None]:
             pytest.skip(f"Kubernetes {cluster.version}: {what}")
 
     return check
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker of the smaller selection known."""
-    config.addinivalue_line(
-        "markers", "oldest: the part of `ci` that is enough on the oldest Kubernetes release"
-    )
