@@ -43,7 +43,6 @@ class Account:
     ) -> None:
         self._holds: dict[int, Hold] = {}
         self._used: dict[str, int] = defaultdict(int)
-        self._used_by: dict[tuple[str, Plane], int] = defaultdict(int)
         self._whole: Counter[str] = Counter()
         self._by_part: dict[str, set[int]] = defaultdict(set)
         self._by_share: dict[tuple[Plane, str, str], int] = {}
@@ -78,10 +77,6 @@ class Account:
     def standing(self, part: str) -> tuple[int, bool]:
         """All that `room` depends on: how much is used, and whether somebody has the part to himself."""
         return self.used(part), self._whole[part] > 0
-
-    def used_by(self, part: str, plane: Plane) -> int:
-        """How much of a part the holds of one plane use."""
-        return self._used_by.get((part, plane), 0)
 
     def on_part(self, part: str) -> tuple[Hold, ...]:
         """The holds that use a part, oldest first."""
@@ -184,7 +179,6 @@ class Account:
             self._by_claim[key] = (*self._by_claim.get(key, ()), hold.id)
         for use in hold.uses:
             self._used[use.part] += use.amount
-            self._used_by[use.part, hold.plane] += use.amount
             self._whole[use.part] += use.whole
             self._by_part[use.part].add(hold.id)
 
@@ -198,7 +192,6 @@ class Account:
                 self._by_claim[key] = left
         for use in hold.uses:
             self._used[use.part] -= use.amount
-            self._used_by[use.part, hold.plane] -= use.amount
             self._whole[use.part] -= use.whole
             ids = self._by_part[use.part]
             ids.discard(hold_id)

@@ -63,7 +63,6 @@ class Ledger:
         self._waiting: list[tuple[Sequence[Change], asyncio.Future[None]]] = []
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "ledger")
-        self.commits = 0
         self.damaged = opened.damaged is not None
         self.fresh = opened.fresh
         self.failure: str = ""
@@ -265,7 +264,6 @@ class Ledger:
                 except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                     await self._read_back(batch, error)
                     continue
-                self.commits += 1
                 for _, done in batch:
                     if not done.done():
                         done.set_result(None)

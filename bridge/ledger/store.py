@@ -1,8 +1,7 @@
 """The ledger's file: one SQLite database, one writer, strict about what it finds.
 
 Keeps S1 (a transaction that returned is on disk: WAL with synchronous=FULL) and S5 (a file that cannot be
-read is kept aside and reported, never taken for an empty one). Uniqueness and capacity are constraints of the
-schema too, so that a bug in the account above cannot book a part twice. Synchronous: called from a thread.
+read is kept aside and reported, never taken for an empty one). Synchronous: called from a thread.
 """
 
 from __future__ import annotations

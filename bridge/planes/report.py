@@ -1,6 +1,6 @@
 """What the planes report: one call for each hand-out and refusal, fanned out to log and metrics by the daemon.
 
-A protocol and a null object; the planes know neither Prometheus nor log formats.
+A protocol; the planes know neither Prometheus nor log formats.
 """
 
 from __future__ import annotations
@@ -27,18 +27,3 @@ class Report(Protocol):
     def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
         """Holds ended; the devices are free again."""
         ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def handed_out(
-        self, plane: Plane, group: str, devices: Sequence[str], holder: str, seconds: float
-    ) -> None:
-        """Nothing."""
-
-    def refused(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
-        """Nothing."""
-
-    def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
-        """Nothing."""
