@@ -206,8 +206,22 @@ def _valid_range(field: str, policy: RequestPolicy, capacity: str) -> Iterator[F
     high = quantity(policy.maximum if policy.maximum is not None else capacity)
     if not low <= quantity(policy.default) <= high:
         yield field, "the default is outside the range"
-    if policy.step is not None and quantity(policy.step) <= 0:
+    yield from _step(field, policy, capacity)
+
+
+def _step(field: str, policy: RequestPolicy, capacity: str) -> Iterator[Fault]:
+    """A range has room for at least one step, and its default and maximum lie on steps."""
+    if policy.step is None or policy.minimum is None:
+        return
+    step, low = quantity(policy.step), quantity(policy.minimum)
+    if step <= 0:
         yield field, "the step has to be above 0"
+        return
+    if low + step > quantity(capacity):
+        yield field, f"one step above the minimum exceeds the capacity of {capacity}; leave the step out"
+    for name, text in (("default", policy.default), ("maximum", policy.maximum)):
+        if text is not None and (quantity(text) - low) % step:
+            yield field, f"the {name} {text} is no multiple of the step {policy.step} above {policy.minimum}"
 
 
 def _taints(device: SliceDevice) -> Iterator[Fault]:

@@ -15,12 +15,13 @@ def slice_device(offer: SliceOffer) -> SliceDevice:
     """One device of a slice.
 
     A shareable one is allocated by amounts of its capacity; what is free bounds a request (the API refuses a
-    policy above the capacity).
+    policy above the capacity, and a step where there is no room for one).
     """
     device = offer.device
     capacity: dict[str, Capacity | str] = {name: str(amount) for name, amount in device.capacities.items()}
     if offer.units is not None:
-        policy = RequestPolicy(default="1", minimum="1", maximum=str(offer.units), step="1")
+        step = "1" if offer.units > 1 else None
+        policy = RequestPolicy(default="1", minimum="1", maximum=str(offer.units), step=step)
         capacity[device.share_unit] = Capacity(str(offer.units), policy)
     else:
         capacity.pop(device.share_unit, None)

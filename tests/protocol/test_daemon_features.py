@@ -71,6 +71,15 @@ async def test_nx_gzip_is_shared_by_both_planes_with_consumable_capacity() -> No
         await node.box.wait_phase("waits", "Running")
 
 
+async def test_the_last_free_credit_is_published_and_can_be_claimed() -> None:
+    async with stage(NX, start=False) as node:
+        await nx(node, 2)
+        assert await node.run_pod("dp", limits={NX_RESOURCE: 1}) == [NX_NODE]
+        await node.box.until(lambda: credits_offered(node) == ["1"], "one credit: the API takes no step in it")
+        node.box.create_claim("last", make.request("nx"))
+        assert await node.run_pod("dra", claims={"dev": "last"}) == [NX_NODE]
+
+
 async def test_nx_gzip_is_shared_by_both_planes_by_named_shares_where_capacity_cannot_be_consumed() -> None:
     async with stage(NX, profile="1.34", start=False) as node:
         await nx(node, 3)

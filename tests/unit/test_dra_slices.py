@@ -157,6 +157,22 @@ def test_a_device_that_uses_everything_is_valid() -> None:
             "capacity[m].policy",
             "outside the range",
         ),
+        (
+            SliceDevice(
+                "a", capacity={"m": Capacity("1", RequestPolicy("1", minimum="1", step="1"))}, allow_multiple=True
+            ),
+            "capacity[m].policy",
+            "one step above the minimum exceeds the capacity of 1",
+        ),
+        (
+            SliceDevice(
+                "a",
+                capacity={"m": Capacity("8", RequestPolicy("2", minimum="1", maximum="5", step="4"))},
+                allow_multiple=True,
+            ),
+            "capacity[m].policy",
+            "the default 2 is no multiple of the step 4 above 1",
+        ),
         (SliceDevice("a", taints=(Taint("no good"),)), "taints[no good]", "no qualified name"),
         (SliceDevice("a", taints=(Taint("k"), Taint("k"))), "taints", "same key and effect"),
         (
