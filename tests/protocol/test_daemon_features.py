@@ -75,7 +75,9 @@ async def test_the_last_free_credit_is_published_and_can_be_claimed() -> None:
     async with stage(NX, start=False) as node:
         await nx(node, 2)
         assert await node.run_pod("dp", limits={NX_RESOURCE: 1}) == [NX_NODE]
-        await node.box.until(lambda: credits_offered(node) == ["1"], "one credit: the API takes no step in it")
+        await node.box.until(
+            lambda: credits_offered(node) == ["1"], "one credit: the API takes no step in it"
+        )
         node.box.create_claim("last", make.request("nx"))
         assert await node.run_pod("dra", claims={"dev": "last"}) == [NX_NODE]
 

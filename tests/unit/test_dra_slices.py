@@ -159,7 +159,9 @@ def test_a_device_that_uses_everything_is_valid() -> None:
         ),
         (
             SliceDevice(
-                "a", capacity={"m": Capacity("1", RequestPolicy("1", minimum="1", step="1"))}, allow_multiple=True
+                "a",
+                capacity={"m": Capacity("1", RequestPolicy("1", minimum="1", step="1"))},
+                allow_multiple=True,
             ),
             "capacity[m].policy",
             "one step above the minimum exceeds the capacity of 1",

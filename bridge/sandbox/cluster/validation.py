@@ -159,7 +159,9 @@ def _capacity(at: str, value: Any, multiple: bool) -> list[str]:
     if (policy.get("validValues") or policy.get("validRange")) and policy.get("default") is None:
         causes.append(f"{at}.requestPolicy.default: Required value")
     if not causes and policy.get("validRange"):
-        causes += _range(f"{at}.requestPolicy.validRange", policy["default"], policy["validRange"], value["value"])
+        causes += _range(
+            f"{at}.requestPolicy.validRange", policy["default"], policy["validRange"], value["value"]
+        )
     return causes
 
 
@@ -175,7 +177,9 @@ def _range(at: str, default: Any, span: Object, total: Any) -> list[str]:
     if low + quantity(step) > quantity(total):
         above = f"one step {low + quantity(step)} is larger than capacity value: {total}"
         causes.append(f"{at}.step: Invalid value: {step!r}: {above}")
-    off = [limit for limit in (default, span.get("max")) if limit and (quantity(limit) - low) % quantity(step)]
+    off = [
+        limit for limit in (default, span.get("max")) if limit and (quantity(limit) - low) % quantity(step)
+    ]
     return causes + [
         f"{at}.step: Invalid value: {limit!r}: value is not a multiple of a given step ({step}) from ({low})"
         for limit in off
