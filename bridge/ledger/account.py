@@ -23,6 +23,7 @@ from bridge.ledger.holds import (
     PutClaim,
     PutHold,
     PutQuarantine,
+    PutRecord,
     Quarantine,
     Refused,
     clock,
@@ -167,6 +168,8 @@ class Account:
                 self._quarantines[quarantine.group, quarantine.device] = quarantine
             case LiftQuarantine(group, device):
                 self._quarantines.pop((group, device), None)
+            case PutRecord():
+                pass  # history: nothing is decided by it
             case _:
                 assert_never(change)
 

@@ -20,12 +20,14 @@ class Plane(enum.StrEnum):
 class Phase(enum.StrEnum):
     """Where a hold is in its life.
 
-    GRANTED and HELD are the device plugin's: answered, and seen with its pod. PREPARED and RELEASING are
-    DRA's: prepared, and unprepared while the claim is not yet known to be deallocated (S4 needs both).
+    GRANTED and HELD are the device plugin's: answered, and seen with its pod. RESERVED, PREPARED and RELEASING
+    are DRA's: the claim is seen allocated and not prepared yet, it is prepared, it is unprepared and not yet
+    known to be deallocated (S4 needs both).
     """
 
     GRANTED = "granted"
     HELD = "held"
+    RESERVED = "reserved"
     PREPARED = "prepared"
     RELEASING = "releasing"
 
@@ -135,6 +137,23 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """Something an operator did to the ledger by force, kept for those who ask later.
+
+    Attributes:
+        at: wall clock.
+        what: in one word, as `release`.
+        who: who asked for it.
+        text: what it was done to, and why.
+    """
+
+    at: float
+    what: str
+    who: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pick:
     """One device, or share of one, that a plane wants to hand out."""
 
@@ -202,7 +221,14 @@ class LiftQuarantine:
     device: str
 
 
-Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine
+@dataclass(frozen=True, slots=True)
+class PutRecord:
+    """Keep a record."""
+
+    record: Record
+
+
+Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine | PutRecord
 """What a transaction consists of; the account in memory and the file apply the same ones."""
 
 
@@ -227,8 +253,9 @@ def refusal(pick: Pick, blockers: tuple[Hold, ...]) -> str:
     others = f" and {more} more" if more else ""
     end = "that pod ends" if first.plane is Plane.DEVICE_PLUGIN else "that claim is deallocated"
     ending = ", which is being released" if first.phase is Phase.RELEASING else ""
+    verb = "reserved for" if first.phase is Phase.RESERVED else "held by"
     since = clock(first.since)
     return (
-        f"{pick.share} is held by {first.holder}{others} {_API[first.plane]} since {since}{ending}; "
+        f"{pick.share} is {verb} {first.holder}{others} {_API[first.plane]} since {since}{ending}; "
         f"it is offered again when {end}"
     )

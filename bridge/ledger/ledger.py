@@ -33,7 +33,9 @@ from bridge.ledger.holds import (
     PutClaim,
     PutHold,
     PutQuarantine,
+    PutRecord,
     Quarantine,
+    Record,
 )
 from bridge.ledger.store import EVERYTHING, LedgerError, Opened, Store, open_store
 
@@ -50,6 +52,7 @@ class Ledger:
         account: what is held now; it is another object after a failed commit, so never keep it.
         damaged: whether this opening found damage, and so quarantined everything.
         fresh: whether the file was made by this opening.
+        rebooted: whether the machine was booted since the ledger was opened last.
         failure: why the file can be neither written nor read; empty while all is well.
     """
 
@@ -65,6 +68,7 @@ class Ledger:
         self._thread = ThreadPoolExecutor(1, "ledger")
         self.damaged = opened.damaged is not None
         self.fresh = opened.fresh
+        self.rebooted = bool(opened.previous_boot) and opened.previous_boot != boot
         self.failure: str = ""
 
     @classmethod
@@ -73,7 +77,7 @@ class Ledger:
 
         After damage everything is quarantined, durably. Raises LedgerError and its kinds.
         """
-        opened = await asyncio.to_thread(open_store, folder)
+        opened = await asyncio.to_thread(open_store, folder, boot)
         if opened.damaged is not None:
             aside, why = opened.damaged
             log.critical("ledger damaged, everything is quarantined", extra={"file": str(aside), "why": why})
@@ -129,12 +133,29 @@ class Ledger:
 
     # The DRA plane
 
+    async def reserve(self, group: str, claim: ClaimHolder, picks: Sequence[Pick]) -> None:
+        """Hold what a claim was seen allocated, before the kubelet asks for it: all of it or nothing.
+
+        What the claim has already stays as it is; what was reserved for an allocation that it no longer has
+        ends. Raises Refused or LedgerError.
+        """
+        await self._usable()
+        mine = {h.share: h for h in self.account.of_claim(group, claim.uid)}
+        picked = {p.share for p in picks}
+        ending = frozenset(h.id for h in mine.values() if h.phase is Phase.RESERVED and h.share not in picked)
+        fresh = [p for p in picks if p.share not in mine]
+        self._check(fresh, ending)
+        now = self._clock()
+        changes: list[Change] = [DropHold(i) for i in sorted(ending)]
+        changes += [PutHold(self._new(Plane.DRA, Phase.RESERVED, p, claim, now)) for p in fresh]
+        await self._commit(changes)
+
     async def prepare(self, group: str, claim: ClaimHolder, picks: Sequence[Pick], answer: str) -> None:
         """Hand out a claim's devices of one group and keep the answer: all of them or none (H28).
 
-        Admin access needs no pick: it never holds and is never refused. Holds of the same claim that are
-        being released and are picked again go on; those not picked again end, the claim no longer names them
-        (S4).
+        Admin access needs no pick: it never holds and is never refused. Holds of the same claim that were
+        reserved, or are being released, and are picked go on; those not picked end, the claim no longer names
+        them (S4).
         Raises Refused or LedgerError.
         """
         await self._usable()
@@ -142,7 +163,7 @@ class Ledger:
         kept = [h for p in picks if (h := mine.pop(p.share, None)) is not None]
         again = {h.share for h in kept}
         fresh = [p for p in picks if p.share not in again]
-        ending = frozenset(h.id for h in mine.values() if h.phase is Phase.RELEASING)
+        ending = frozenset(h.id for h in mine.values() if h.phase is not Phase.PREPARED)
         for pick in picks:
             self.account.check_quarantine(pick)
         self._check(fresh, ending)
@@ -160,14 +181,16 @@ class Ledger:
         """
         await self._usable()
         changes: list[Change] = [
-            PutHold(replace(h, phase=Phase.RELEASING)) for h in self.account.of_claim(group, uid)
+            PutHold(replace(h, phase=Phase.RELEASING))
+            for h in self.account.of_claim(group, uid)
+            if h.phase is not Phase.RELEASING
         ]
         if self.account.prepared(group, uid) is not None:
             changes.append(DropClaim(group, uid))
         await self._commit(changes)
 
     async def deallocated(self, group: str, uid: str, still: frozenset[str] = frozenset()) -> None:
-        """End the holds of an unprepared claim that is no longer allocated.
+        """End the holds of a claim that is no longer allocated and is not, or no longer, prepared.
 
         `still` are shares that its allocation names even so.
         """
@@ -176,9 +199,29 @@ class Ledger:
             [
                 DropHold(h.id)
                 for h in self.account.of_claim(group, uid)
-                if h.phase is Phase.RELEASING and h.share not in still
+                if h.phase is not Phase.PREPARED and h.share not in still
             ]
         )
+
+    # By force
+
+    async def force_release(self, hold_ids: Iterable[int], who: str, why: str) -> tuple[Hold, ...]:
+        """End holds without proof, as an operator demands, and keep a record of it; those that were ended.
+
+        The answer of a claim that loses a hold goes too: its next Prepare is decided anew.
+        """
+        await self._usable()
+        holds = [h for i in hold_ids if (h := self.account.get(i)) is not None]
+        claims = {(h.group, h.holder.uid) for h in holds if isinstance(h.holder, ClaimHolder)}
+        changes: list[Change] = [DropHold(h.id) for h in holds]
+        changes += [DropClaim(*key) for key in sorted(claims) if self.account.prepared(*key) is not None]
+        now = self._clock()
+        changes += [
+            PutRecord(Record(now, "release", who, f"{h.group}/{h.share} of {h.holder}, {h.phase}: {why}"))
+            for h in holds
+        ]
+        await self._commit(changes)
+        return tuple(holds)
 
     # Quarantine
 

@@ -24,13 +24,13 @@ from bridge.ledger.holds import (
     PutClaim,
     PutHold,
     PutQuarantine,
+    PutRecord,
     Quarantine,
+    Record,
     Use,
 )
 
-SCHEMA_VERSION = 1
-
-SCHEMA = """
+SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE claims (
   grp TEXT NOT NULL, uid TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
@@ -71,6 +71,32 @@ CREATE TABLE quarantine (
 ) STRICT, WITHOUT ROWID;
 """
 
+_MIGRATIONS = {
+    # Holds have one more phase, which version 1 would take for damage; and what was done by force is kept.
+    2: """
+CREATE TABLE records (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+""",
+}
+"""What makes each version out of the one before."""
+
+SCHEMA_VERSION = max(_MIGRATIONS)
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make all tables, at the newest version, in a file that has none."""
+    db.executescript(SCHEMA_1)
+    db.execute("PRAGMA user_version=1")
+    migrate(db)
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a file of an earlier version to the newest, all of it or nothing. Raises sqlite3.Error."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for newer in range(version + 1, SCHEMA_VERSION + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[newer]} PRAGMA user_version={newer}; COMMIT;")
+
 
 def write(db: sqlite3.Connection, change: Change) -> None:
     """Carry out one change, within the transaction of the caller. Raises sqlite3.Error."""
@@ -94,6 +120,10 @@ def write(db: sqlite3.Connection, change: Change) -> None:
             )
         case LiftQuarantine(group, device):
             db.execute("DELETE FROM quarantine WHERE grp = ? AND device = ?", (group, device))
+        case PutRecord(r):
+            db.execute(
+                "INSERT INTO records (at, what, who, text) VALUES (?, ?, ?, ?)", (r.at, r.what, r.who, r.text)
+            )
         case _:
             assert_never(change)
 
@@ -155,6 +185,19 @@ def load(db: sqlite3.Connection) -> tuple[Account, int]:
     ]
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'holds'").fetchone()
     return Account(holds, claims, quarantines), (row[0] if row else 0) + 1
+
+
+def records(db: sqlite3.Connection) -> tuple[Record, ...]:
+    """What was done by force, oldest first."""
+    return tuple(Record(*row) for row in db.execute("SELECT at, what, who, text FROM records ORDER BY id"))
+
+
+def exchange_boot(db: sqlite3.Connection, boot: str) -> str:
+    """Note the machine's boot ID; the one noted before, empty if there was none."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+    if row is None or row[0] != boot:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+    return str(row[0]) if row else ""
 
 
 _SELECT_HOLDS = (

@@ -11,14 +11,17 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from bridge.ledger.account import Account
-from bridge.ledger.holds import Change, PutQuarantine, Quarantine
-from bridge.ledger.rows import SCHEMA, SCHEMA_VERSION, load, write
+from bridge.ledger.holds import Change, PutQuarantine, Quarantine, Record
+from bridge.ledger.rows import SCHEMA_VERSION, create, exchange_boot, load, migrate, records, write
+
+T = TypeVar("T")
 
 EVERYTHING = "*"
 """As group or device of a quarantine: all of them."""
@@ -46,6 +49,7 @@ class Opened:
         next_hold: the first hold number never used.
         damaged: where a damaged file was put, with the reason; None where all was well.
         fresh: whether the file is new (first start, or after damage).
+        previous_boot: the machine's boot ID when the ledger was opened last; empty if unknown.
     """
 
     store: Store
@@ -53,6 +57,7 @@ class Opened:
     next_hold: int
     damaged: tuple[Path, str] | None
     fresh: bool
+    previous_boot: str
 
 
 class Store:
@@ -92,8 +97,8 @@ class Store:
             os.close(self._lock_fd)
 
 
-def open_store(folder: Path) -> Opened:
-    """Open the ledger of a state folder, or begin one.
+def open_store(folder: Path, boot: str = "") -> Opened:
+    """Open the ledger of a state folder, or begin one; `boot` is the machine's boot ID.
 
     A damaged file is renamed, and the one begun in its place has everything quarantined from its first moment
     (S5). Raises LedgerLocked, LedgerFromTheFuture, or LedgerError where the folder or disk does not let us.
@@ -104,7 +109,7 @@ def open_store(folder: Path) -> Opened:
         damage = _absence(path, used_before)
         if damage is None and path.exists():
             try:
-                opened = _open(path, lock_fd)
+                opened = _open(path, lock_fd, boot)
                 _sign(lock_fd)
                 return opened
             except sqlite3.DatabaseError as error:
@@ -113,7 +118,7 @@ def open_store(folder: Path) -> Opened:
                 damage = (_set_aside(path), str(error))
         try:
             _create(path, damage)
-            opened = _open(path, lock_fd)
+            opened = _open(path, lock_fd, boot)
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
         _sign(lock_fd)
@@ -128,13 +133,22 @@ def read_account(folder: Path) -> Account:
 
     Raises LedgerError where there is none or it cannot be read.
     """
+    return _read(folder, lambda db: load(db)[0])
+
+
+def read_records(folder: Path) -> tuple[Record, ...]:
+    """What was done by force to a state folder's ledger, oldest first. Raises as `read_account` does."""
+    return _read(folder, records)
+
+
+def _read(folder: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
     path = folder / "ledger.db"
     if not path.exists():
         raise LedgerError(f"there is no ledger in {folder}: the daemon has not run with this configuration")
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             _verify(db, path)
-            return load(db)[0]
+            return ask(db)
     except sqlite3.Error as error:
         raise LedgerError(f"cannot read the ledger {path}: {error}") from error
 
@@ -198,10 +212,9 @@ def _create(path: Path, damage: tuple[Path, str] | None) -> None:
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
-        db.executescript(SCHEMA)
+        create(db)
         if damage is not None:
             write(db, PutQuarantine(Quarantine(EVERYTHING, EVERYTHING, _why(*damage), time.time())))
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     new.chmod(0o600)
     _sync(new, os.O_RDONLY)
     new.rename(path)
@@ -234,18 +247,20 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _open(path: Path, lock_fd: int) -> Opened:
+def _open(path: Path, lock_fd: int, boot: str) -> Opened:
     # The calls come from one worker thread at a time, but not from the thread that opened the file.
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1024"):
             db.execute(f"PRAGMA {pragma}")
         _verify(db, path)
+        migrate(db)
         account, next_hold = load(db)
+        previous = exchange_boot(db, boot)
     except BaseException:
         db.close()
         raise
-    return Opened(Store(db, lock_fd), account, next_hold, None, False)
+    return Opened(Store(db, lock_fd), account, next_hold, None, False, previous)
 
 
 def _verify(db: sqlite3.Connection, path: Path) -> None:

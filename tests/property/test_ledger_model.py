@@ -50,6 +50,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: dict[tuple[Plane, str], dict[str, int]] = {}
         self.owner: dict[str, str] = {}
         self.releasing: set[str] = set()
+        self.reserved: set[str] = set()
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -84,7 +85,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def prepare(self, claim: str, wanted: list[str]) -> None:
         mine = {name for name, owner in self.owner.items() if owner == claim}
         foreign = {name for name in wanted if self.owner.get(name, claim) != claim}
-        if mine - self.releasing or foreign:
+        if mine - self.releasing - self.reserved or foreign:
             return  # an allocation does not change while it is prepared; the scheduler gives a share once
         fresh = [name for name in wanted if name not in mine]
         ended = {(Plane.DRA, name) for name in mine if name not in wanted}
@@ -100,21 +101,46 @@ class LedgerMachine(RuleBasedStateMachine):
             self.held[Plane.DRA, name] = DEVICES[name]
             self.owner[name] = claim
             self.releasing.discard(name)
+            self.reserved.discard(name)
+
+    @rule(claim=claims, wanted=st.lists(names, min_size=1, max_size=2, unique=True))
+    def reserve(self, claim: str, wanted: list[str]) -> None:
+        mine = {name for name, owner in self.owner.items() if owner == claim}
+        if any(self.owner.get(name, claim) != claim for name in wanted):
+            return  # the scheduler gives a share once
+        ended = {name for name in mine & self.reserved if name not in wanted}
+        fresh = [name for name in wanted if name not in mine]
+        try:
+            self.run(self.ledger.reserve("g", ClaimHolder("n", claim, claim), [pick(n) for n in wanted]))
+        except Refused:
+            assert not self.fits(fresh, {(Plane.DRA, name) for name in ended})
+            return
+        assert self.fits(fresh, {(Plane.DRA, name) for name in ended})
+        for name in ended:
+            self.forget(name)
+        for name in fresh:
+            self.held[Plane.DRA, name] = DEVICES[name]
+            self.owner[name] = claim
+            self.reserved.add(name)
 
     def forget(self, name: str) -> None:
         del self.held[Plane.DRA, name]
         del self.owner[name]
         self.releasing.discard(name)
+        self.reserved.discard(name)
 
     @rule(claim=claims)
     def unprepare(self, claim: str) -> None:
         self.run(self.ledger.unprepare("g", claim))
         self.releasing |= {name for name, owner in self.owner.items() if owner == claim}
+        self.reserved -= self.releasing
 
     @rule(claim=claims)
     def deallocate(self, claim: str) -> None:
         self.run(self.ledger.deallocated("g", claim))
-        for name in [n for n, owner in self.owner.items() if owner == claim and n in self.releasing]:
+        for name in [
+            n for n, owner in self.owner.items() if owner == claim and n in self.releasing | self.reserved
+        ]:
             self.forget(name)
 
     @rule(name=names)
@@ -123,6 +149,18 @@ class LedgerMachine(RuleBasedStateMachine):
         if hold is not None:
             self.run(self.ledger.release([hold.id]))
             del self.held[Plane.DEVICE_PLUGIN, name]
+
+    @rule(name=names, plane=st.sampled_from(Plane))
+    def force_release(self, name: str, plane: Plane) -> None:
+        hold = self.ledger.account.of_share(plane, "g", name)
+        if hold is None:
+            return
+        self.run(self.ledger.force_release([hold.id], "someone", "a test"))
+        assert self.ledger.account.prepared("g", hold.holder.uid) is None
+        if plane is Plane.DRA:
+            self.forget(name)
+        else:
+            del self.held[plane, name]
 
     @rule()
     def restart(self) -> None:
@@ -138,6 +176,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert account.used(part) == used <= capacity
         for hold in account.on_plane(Plane.DRA):
             assert (hold.phase is Phase.RELEASING) == (hold.share in self.releasing)
+            assert (hold.phase is Phase.RESERVED) == (hold.share in self.reserved)
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

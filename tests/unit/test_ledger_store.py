@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Pick, Plane, PodHolder, PutHold, Refused, Use
 from bridge.ledger.ledger import Ledger
-from bridge.ledger.store import LedgerError, LedgerFromTheFuture, LedgerLocked, open_store
+from bridge.ledger.store import LedgerError, LedgerFromTheFuture, LedgerLocked, open_store, read_records
 
 CLAIM = ClaimHolder("default", "train", "uid-1")
 
@@ -21,6 +23,15 @@ def exclusive(name: str) -> Pick:
 
 def share(device_id: str, capacity: int = 3) -> Pick:
     return Pick("nx", "nx-gzip", device_id, (Use("/dev/crypto/nx-gzip", 1, capacity),))
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.open(folder)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
 
 
 async def reopened(ledger: Ledger, folder: Path) -> Ledger:
@@ -283,3 +294,47 @@ async def test_a_state_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerError, match="cannot use the state folder"):
         await Ledger.open(tmp_path / "file" / "state")
+
+
+async def test_h4_a_claim_seen_allocated_holds_its_device_before_it_is_prepared(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.reserve("acc", CLAIM, [exclusive("acc0")])
+        with pytest.raises(Refused, match="acc0 is reserved for claim"):
+            await ledger.grant([exclusive("acc0")])
+        await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "answer")
+        assert [hold.phase for hold in ledger.account] == [Phase.PREPARED]
+        await ledger.reserve("acc", CLAIM, [exclusive("acc0")])
+        assert [hold.phase for hold in ledger.account] == [Phase.PREPARED], (
+            "a late sighting takes nothing back"
+        )
+
+
+async def test_a_reservation_ends_when_its_claim_is_no_longer_allocated_or_has_another_device(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.reserve("acc", CLAIM, [exclusive("acc0")])
+        await ledger.reserve("acc", CLAIM, [exclusive("acc1")])
+        assert [hold.share for hold in ledger.account] == ["acc1"]
+        await ledger.deallocated("acc", CLAIM.uid)
+        assert len(ledger.account) == 0
+
+
+async def test_what_is_released_by_force_is_recorded_and_its_claim_is_decided_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "answer")
+        (hold,) = ledger.account
+        assert await ledger.force_release([hold.id, 4711], "root", "the node was rebuilt") == (hold,)
+        assert len(ledger.account) == 0 and ledger.account.prepared("acc", CLAIM.uid) is None
+    (record,) = read_records(tmp_path)
+    assert (record.what, record.who) == ("release", "root")
+    assert "acc/acc0" in record.text and str(CLAIM) in record.text and "rebuilt" in record.text
+
+
+async def test_a_reboot_is_told_from_a_restart(tmp_path: Path) -> None:
+    said = []
+    for boot in ("one", "one", "two", "two"):
+        ledger = await Ledger.open(tmp_path, boot=boot)
+        said.append(ledger.rebooted)
+        await ledger.close()
+    assert said == [False, False, True, False]
