@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from tests.cluster import build, certs, cgroups, components, consoles, images, loops, network, workdirs
 from tests.cluster.addresses import API_URL
 from tests.cluster.api import Api, ApiError, Object
+from tests.cluster.audit import NAME as AUDIT_LOG
 from tests.cluster.kinds import usual_version
 from tests.cluster.node import Node
 from tests.cluster.processes import Process
@@ -52,6 +53,7 @@ class Cluster:
         extra_args: Mapping[str, Sequence[str]] | None = None,
         node_name: str = "node0",
         workdir: Path | None = None,
+        audit: bool = False,
     ) -> None:
         """Describe a cluster; `start` or a `with` block makes it.
 
@@ -62,6 +64,7 @@ class Cluster:
             extra_args: more flags by component, such as `{"kube-apiserver": ["--v=4"]}`.
             node_name: the node's name.
             workdir: a folder that does not exist yet; without one, one among the temporary files.
+            audit: have the API server keep a log of writes to pods, nodes, claims and slices.
         """
         self.release = release(k8s or os.environ.get("K8S") or DEFAULT)
         self.node_name = node_name
@@ -69,6 +72,7 @@ class Cluster:
         self._gates = dict(feature_gates or {})
         self._kubelet_config = dict(kubelet_config or {})
         self._extra_args = dict(extra_args or {})
+        self._audit = audit
         self._running: dict[str, Process] = {}
         self._minors = loops.LoopMinors()
         self._cleanup = ExitStack()
@@ -132,6 +136,7 @@ class Cluster:
             feature_gates=self._gates,
             kubelet_config=self._kubelet_config,
             extra_args=self._extra_args,
+            audit=self._audit,
         )
         self._node = Node(self.node_name, self.workdir, programs)
         self._cleanup.callback(self._node.stop)
@@ -171,6 +176,11 @@ class Cluster:
     def admin_kubeconfig(self) -> Path:
         """The administrator's kubeconfig; its address answers inside the node only."""
         return self.workdir / "admin.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """The API server's audit log, if one is kept; see `tests.cluster.audit`."""
+        return self.workdir / AUDIT_LOG
 
     @property
     def api_url(self) -> str:

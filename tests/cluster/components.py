@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import audit
 from tests.cluster.addresses import (
     API_PORT,
     API_URL,
@@ -40,6 +41,7 @@ class Layout:
         feature_gates: for every component, on top of those that the release needs.
         kubelet_config: merged into the KubeletConfiguration, deep.
         extra_args: more flags, by component.
+        audit: whether the API server keeps an audit log.
     """
 
     release: Release
@@ -50,6 +52,7 @@ class Layout:
     feature_gates: Mapping[str, bool] = field(default_factory=dict)
     kubelet_config: Mapping[str, Any] = field(default_factory=dict)
     extra_args: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    audit: bool = False
 
     @property
     def gates(self) -> dict[str, bool]:
@@ -71,7 +74,7 @@ def etcd(layout: Layout) -> list[str]:
 def api_server(layout: Layout) -> list[str]:
     """The API server, with node authorization and admission as in a real cluster."""
     secret = layout.credentials
-    arguments = {
+    arguments: dict[str, object] = {
         "etcd-servers": "http://127.0.0.1:2379",
         "bind-address": "0.0.0.0",
         "secure-port": API_PORT,
@@ -92,6 +95,8 @@ def api_server(layout: Layout) -> list[str]:
     }
     if layout.release.runtime_config:
         arguments["runtime-config"] = ",".join(layout.release.runtime_config)
+    if layout.audit:
+        arguments.update(audit.flags(layout.directory))
     return ["kube-apiserver", *_flags(arguments), *layout.flags("kube-apiserver")]
 
 
