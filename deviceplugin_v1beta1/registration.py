@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as pb_grpc
+from dra_v1 import points
 from dra_v1.registration import RECHECK_SECONDS, RegistrationStatus, StatusBoard, WatcherRegistration
 from dra_v1.sockets import FileIdentity, FolderWatch, SocketError, grpc_target, identity_of
 
@@ -206,10 +207,12 @@ class LegacyRoute:
         await self._board.set(RegistrationStatus(True))
 
     async def _register(self) -> None:
+        points.reached(points.Point.REGISTER_CALLING)
         options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         try:
             async with grpc.aio.insecure_channel(grpc_target(self._kubelet), options=options) as channel:
                 await pb_grpc.RegistrationStub(channel).Register(self._request, timeout=REGISTER_TIMEOUT)
+            points.reached(points.Point.REGISTER_CALLED)
         except grpc.aio.AioRpcError as error:
             raise RegistrationFailed(
                 f"cannot register {self._request.resource_name} at {self._kubelet}: "

@@ -25,6 +25,7 @@ from deviceplugin_v1beta1.plugin import (
     PreStarting,
     checked,
 )
+from dra_v1 import points
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         context: grpc.aio.ServicerContext[pb.Empty, pb.DevicePluginOptions],
     ) -> pb.DevicePluginOptions:
         """Say which of the optional calls make sense."""
+        points.reached(points.Point.OPTIONS_ANSWER)
         return self.options
 
     async def ListAndWatch(
@@ -128,7 +130,9 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         try:
             sent: _Shown | None = None
             while (sent := await self._other_than(sent)) is not None:
+                points.reached(points.Point.LIST_SENDING)
                 yield sent.message
+                points.reached(points.Point.LIST_SENT)
         finally:
             self._count_stream(-1)
 
@@ -142,9 +146,9 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         A plugin that fails here costs its wish only: an error would fail the pod, for mere advice
         (kubelet-contract A.6).
         """
-        return pb.PreferredAllocationResponse(
-            container_responses=[await self._wish(asked) for asked in request.container_requests]
-        )
+        wishes = [await self._wish(asked) for asked in request.container_requests]
+        points.reached(points.Point.PREFERRED_ANSWER)
+        return pb.PreferredAllocationResponse(container_responses=wishes)
 
     async def _wish(
         self, asked: pb.ContainerPreferredAllocationRequest
@@ -171,6 +175,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
             answers = await self._plugin.allocate(containers)
             if len(answers) != len(containers):
                 raise RuntimeError(f"the plugin gave {len(answers)} answers for {len(containers)} containers")
+            points.reached(points.Point.ALLOCATE_ANSWER)
             return pb.AllocateResponse(container_responses=[_container(answer) for answer in answers])
         except AllocationRefused as refused:
             await self._refuse(context, refused, _ids(containers))
@@ -184,6 +189,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         context: grpc.aio.ServicerContext[pb.PreStartContainerRequest, pb.PreStartContainerResponse],
     ) -> pb.PreStartContainerResponse:
         """Let the plugin prepare devices for the start of a container."""
+        points.reached(points.Point.PRE_START_ANSWER)
         if self._pre_starting is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this plugin needs no call before a start")
         ids = tuple(request.devices_ids)
@@ -202,6 +208,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         refused: AllocationRefused,
         ids: str,
     ) -> NoReturn:
+        points.reached(points.Point.ALLOCATE_REFUSAL)
         logger.warning("allocation refused", extra=self._extra(ids) | {"error": str(refused)})
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _cut(str(refused)))
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import grpc
 
+from dra_v1 import points
 from dra_v1.api import health_v1_pb2 as v1
 from dra_v1.api import health_v1_pb2_grpc as v1_grpc
 from dra_v1.api import health_v1alpha1_pb2 as v1alpha1
@@ -113,7 +114,9 @@ class _V1(v1_grpc.DRAResourceHealthServicer):
         context: grpc.aio.ServicerContext[v1.NodeWatchResourcesRequest, v1.NodeWatchResourcesResponse],
     ) -> AsyncGenerator[v1.NodeWatchResourcesResponse, None]:
         async for devices in self._service.lists():
+            points.reached(points.Point.HEALTH_SENDING_V1)
             yield _response(devices)
+            points.reached(points.Point.HEALTH_SENT_V1)
         await context.abort(grpc.StatusCode.UNAVAILABLE, self._service.lost)
 
 
@@ -129,8 +132,10 @@ class _V1Alpha1(v1alpha1_grpc.DRAResourceHealthServicer):
         ],
     ) -> AsyncGenerator[v1alpha1.NodeWatchResourcesResponse, None]:
         async for devices in self._service.lists():
+            points.reached(points.Point.HEALTH_SENDING_V1ALPHA1)
             # The same bytes: only the package differs.
             yield v1alpha1.NodeWatchResourcesResponse.FromString(_response(devices).SerializeToString())
+            points.reached(points.Point.HEALTH_SENT_V1ALPHA1)
         await context.abort(grpc.StatusCode.UNAVAILABLE, self._service.lost)
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
+from dra_v1 import points
 from dra_v1.api import pluginregistration_pb2 as pb
 from dra_v1.api import pluginregistration_pb2_grpc as pb_grpc
 from dra_v1.sockets import FolderWatch, SocketError, SocketServer
@@ -200,6 +201,7 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
         self, request: pb.InfoRequest, context: grpc.aio.ServicerContext[pb.InfoRequest, pb.PluginInfo]
     ) -> pb.PluginInfo:
         """Say who this is. The kubelet waits one second: nothing is awaited here."""
+        points.reached(points.Point.INFO_ANSWER)
         return self._info
 
     async def NotifyRegistrationStatus(
@@ -220,4 +222,5 @@ class WatcherRegistration(pb_grpc.RegistrationServicer):
                 "the kubelet refused the registration", extra=self._extra() | {"error": request.error}
             )
         await self._board.set(RegistrationStatus(request.plugin_registered, request.error))
+        points.reached(points.Point.NOTIFY_ANSWER)
         return pb.RegistrationStatusResponse()

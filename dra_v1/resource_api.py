@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from dra_v1 import points
 from dra_v1.kube import Json, KubeApi, NotFound
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,10 @@ class ResourceApi:
             sent = slice_from_v1(body, version)
             return slice_to_v1(await self.api.create(self._path(version, "resourceslices"), sent), version)
 
-        return await self._with_version(write)
+        points.reached(points.Point.SLICE_CREATING)
+        stored = await self._with_version(write)
+        points.reached(points.Point.SLICE_CREATED)
+        return stored
 
     async def replace_slice(self, body: Json) -> Json:
         """Replace a ResourceSlice given in the shape of v1; the stored one. Raises `Conflict`."""
@@ -101,7 +105,10 @@ class ResourceApi:
             path = self._path(version, "resourceslices", str(body["metadata"]["name"]))
             return slice_to_v1(await self.api.replace(path, slice_from_v1(body, version)), version)
 
-        return await self._with_version(write)
+        points.reached(points.Point.SLICE_UPDATING)
+        stored = await self._with_version(write)
+        points.reached(points.Point.SLICE_UPDATED)
+        return stored
 
     async def get_slice(self, name: str) -> Json:
         """One ResourceSlice in the shape of v1."""
@@ -118,7 +125,9 @@ class ResourceApi:
             path = self._path(version, "resourceslices", name)
             await self.api.delete(path, uid=uid, resource_version=resource_version)
 
+        points.reached(points.Point.SLICE_DELETING)
         await self._with_version(remove)
+        points.reached(points.Point.SLICE_DELETED)
 
     async def _with_version(self, call: Callable[[str], Awaitable[T]]) -> T:
         version = await self.version()

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import grpc
 
+from dra_v1 import points
 from dra_v1.api import dra_v1_pb2 as v1
 from dra_v1.api import dra_v1_pb2_grpc as v1_grpc
 from dra_v1.api import dra_v1beta1_pb2 as v1beta1
@@ -297,6 +298,7 @@ class _V1(v1_grpc.DRAPluginServicer):
         response = v1.NodePrepareResourcesResponse()
         for uid, answer in (await self._service.prepare(_refs(request.claims))).items():
             _fill_prepared(response.claims[uid], answer)
+        points.reached(points.Point.PREPARE_ANSWER_V1)
         return response
 
     async def NodeUnprepareResources(
@@ -309,6 +311,7 @@ class _V1(v1_grpc.DRAPluginServicer):
         response = v1.NodeUnprepareResourcesResponse()
         for uid, answer in (await self._service.unprepare(_refs(request.claims))).items():
             response.claims[uid].error = answer.message if answer is not None else ""
+        points.reached(points.Point.UNPREPARE_ANSWER_V1)
         return response
 
 
@@ -326,6 +329,7 @@ class _V1Beta1(v1beta1_grpc.DRAPluginServicer):
         response = v1beta1.NodePrepareResourcesResponse()
         for uid, answer in (await self._service.prepare(_refs(request.claims))).items():
             _fill_prepared(response.claims[uid], answer)
+        points.reached(points.Point.PREPARE_ANSWER_V1BETA1)
         return response
 
     async def NodeUnprepareResources(
@@ -338,6 +342,7 @@ class _V1Beta1(v1beta1_grpc.DRAPluginServicer):
         response = v1beta1.NodeUnprepareResourcesResponse()
         for uid, answer in (await self._service.unprepare(_refs(request.claims))).items():
             response.claims[uid].error = answer.message if answer is not None else ""
+        points.reached(points.Point.UNPREPARE_ANSWER_V1BETA1)
         return response
 
 

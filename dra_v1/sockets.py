@@ -33,6 +33,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from dra_v1 import points
+
 logger = logging.getLogger(__name__)
 
 SUN_PATH_LIMIT = 107
@@ -155,6 +157,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         SocketFolderUnusable: with the reason and the way out.
     """
+    points.reached(points.Point.SOCKET_FOLDER_MAKING)
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
@@ -242,11 +245,14 @@ class SocketServer:
         hidden = self.path.with_name("." + secrets.token_hex(4))
         server = grpc.aio.server()
         self._add_services(server)
+        points.reached(points.Point.SOCKET_BINDING)
         try:
             server.add_insecure_port(grpc_target(hidden))
             hidden.chmod(0o600)
             await server.start()
+            points.reached(points.Point.SOCKET_BOUND_ASIDE)
             hidden.rename(self.path)
+            points.reached(points.Point.SOCKET_IN_PLACE)
         except (OSError, RuntimeError) as error:
             await server.stop(None)
             with suppress(FileNotFoundError):
@@ -257,8 +263,10 @@ class SocketServer:
     def remove(self) -> None:
         """Take the socket's name away, if the file is still ours. Connections stay."""
         if self.is_served():
+            points.reached(points.Point.SOCKET_REMOVING)
             with suppress(FileNotFoundError):
                 self.path.unlink()
+            points.reached(points.Point.SOCKET_REMOVED)
         self._identity = None
 
     async def stop(self, grace: float | None = None) -> None:

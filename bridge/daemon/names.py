@@ -16,6 +16,7 @@ from bridge.config import Group
 from bridge.daemon.errors import StartError
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Plane
+from dra_v1 import points
 
 FILE = "names.json"
 
@@ -107,12 +108,15 @@ def _write(path: Path, names: Mapping[str, Ran]) -> None:
     """Replace the file, on disk before anything is handed out under the new names."""
     aside = path.with_name(f".{path.name}.tmp")
     content = json.dumps({group: asdict(ran) for group, ran in names.items()}, indent=1).encode()
+    points.reached(points.Point.NAMES_WRITING)
     try:
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        points.reached(points.Point.NAMES_WRITTEN_ASIDE)
         aside.replace(path)
+        points.reached(points.Point.NAMES_IN_PLACE)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

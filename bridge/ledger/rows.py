@@ -29,6 +29,7 @@ from bridge.ledger.holds import (
     Record,
     Use,
 )
+from dra_v1 import points
 
 SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -95,7 +96,9 @@ def migrate(db: sqlite3.Connection) -> None:
     """Bring a file of an earlier version to the newest, all of it or nothing. Raises sqlite3.Error."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for newer in range(version + 1, SCHEMA_VERSION + 1):
+        points.reached(points.Point.LEDGER_MIGRATING)
         db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[newer]} PRAGMA user_version={newer}; COMMIT;")
+        points.reached(points.Point.LEDGER_MIGRATED)
 
 
 def write(db: sqlite3.Connection, change: Change) -> None:
@@ -196,7 +199,9 @@ def exchange_boot(db: sqlite3.Connection, boot: str) -> str:
     """Note the machine's boot ID; the one noted before, empty if there was none."""
     row = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
     if row is None or row[0] != boot:
+        points.reached(points.Point.LEDGER_BOOT_NOTING)
         db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+        points.reached(points.Point.LEDGER_BOOT_NOTED)
     return str(row[0]) if row else ""
 
 

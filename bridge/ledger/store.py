@@ -20,6 +20,7 @@ from urllib.parse import quote
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Change, PutQuarantine, Quarantine, Record
 from bridge.ledger.rows import SCHEMA_VERSION, create, exchange_boot, load, migrate, records, write
+from dra_v1 import points
 
 T = TypeVar("T")
 
@@ -73,12 +74,15 @@ class Store:
         Raises sqlite3.Error; then none of them is.
         """
         db = self._db
+        points.reached(points.Point.LEDGER_BEGINNING)
         db.execute("BEGIN IMMEDIATE")
         try:
             for changes in transactions:
                 for change in changes:
                     write(db, change)
+            points.reached(points.Point.LEDGER_COMMITTING)
             db.execute("COMMIT")
+            points.reached(points.Point.LEDGER_COMMITTED)
         except BaseException:
             # A failed COMMIT (disk full) may have ended the transaction already.
             with contextlib.suppress(sqlite3.Error):
@@ -180,6 +184,7 @@ def _is_environment(error: sqlite3.DatabaseError) -> bool:
 
 def _lock(folder: Path) -> tuple[int, bool]:
     """Take the exclusive lock; also tells whether a ledger was ever kept here."""
+    points.reached(points.Point.LEDGER_FOLDER_MAKING)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(folder / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -201,15 +206,18 @@ def _lock(folder: Path) -> tuple[int, bool]:
 def _sign(lock_fd: int) -> None:
     """Leave our process number in the lock file: for another daemon's error message, and as the mark that a
     ledger stands in this folder."""
+    points.reached(points.Point.LEDGER_SIGNING)
     os.ftruncate(lock_fd, 0)
     os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
     os.fsync(lock_fd)
+    points.reached(points.Point.LEDGER_SIGNED)
 
 
 def _create(path: Path, damage: tuple[Path, str] | None) -> None:
     """Make an empty ledger under another name and rename it, so that a file that is there is always whole: one
     that takes the place of a damaged file is never there without its quarantine."""
     new = path.with_name(path.name + ".new")
+    points.reached(points.Point.LEDGER_MAKING)
     new.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
         create(db)
@@ -217,7 +225,9 @@ def _create(path: Path, damage: tuple[Path, str] | None) -> None:
             write(db, PutQuarantine(Quarantine(EVERYTHING, EVERYTHING, _why(*damage), time.time())))
     new.chmod(0o600)
     _sync(new, os.O_RDONLY)
+    points.reached(points.Point.LEDGER_MADE_ASIDE)
     new.rename(path)
+    points.reached(points.Point.LEDGER_IN_PLACE)
     _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -243,7 +253,9 @@ def _set_aside(path: Path) -> Path:
     for suffix in ("", "-wal", "-shm"):
         source = path.with_name(path.name + suffix)
         if source.exists():
+            points.reached(points.Point.LEDGER_SETTING_ASIDE)
             source.rename(aside.with_name(aside.name + suffix))
+            points.reached(points.Point.LEDGER_SET_ASIDE)
     return aside
 
 

@@ -15,6 +15,8 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from dra_v1 import points
+
 VENDOR = "device-bridge.io"
 
 _CLASS = re.compile(r"[A-Za-z]([-_A-Za-z0-9]*[A-Za-z0-9])?")
@@ -261,6 +263,7 @@ def _write(path: Path, document: Mapping[str, object], *, durable: bool) -> bool
     try:
         if _content(path) == content:
             return False
+        points.reached(points.Point.CDI_WRITING)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         with aside.open("wb") as file:
             try:
@@ -269,7 +272,9 @@ def _write(path: Path, document: Mapping[str, object], *, durable: bool) -> bool
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
+                points.reached(points.Point.CDI_WRITTEN_ASIDE)
                 aside.replace(path)
+                points.reached(points.Point.CDI_IN_PLACE)
             except OSError:
                 aside.unlink(missing_ok=True)
                 raise
@@ -289,8 +294,10 @@ def _content(path: Path) -> bytes | None:
 
 
 def _remove(path: Path) -> bool:
+    points.reached(points.Point.CDI_REMOVING)
     try:
         path.unlink()
+        points.reached(points.Point.CDI_REMOVED)
     except FileNotFoundError:
         return False
     except OSError as error:
