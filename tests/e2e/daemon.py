@@ -39,12 +39,24 @@ class Daemon:
 
     def start(self) -> None:
         """Start it, and wait until it says that it is ready."""
-        command: list[str | Path] = ["run", "--config", self.config, "--kubeconfig", self._kubeconfig]
-        command += ["--node-name", self._cluster.node_name, "--log-format", "json", *self._arguments]
-        self._process = self._cluster.popen(
-            [sys.executable, "-m", "bridge", *command], name=self.name, cwd=REPOSITORY
-        )
+        self.launch()
         self._cluster.wait_for(self.ready, START_LIMIT_S, f"the daemon to be ready:\n{self.tail()}")
+
+    def launch(self, *more: str) -> None:
+        """Start it, with more arguments for this once, and do not wait for anything."""
+        command = [*self.command(), *self._arguments, *more]
+        self._process = self._cluster.popen(command, name=self.name, cwd=REPOSITORY)
+
+    def command(self) -> list[str | Path]:
+        """The command line that starts it."""
+        identity: list[str | Path] = [
+            "--kubeconfig",
+            self._kubeconfig,
+            "--node-name",
+            self._cluster.node_name,
+        ]
+        program: list[str | Path] = [sys.executable, "-m", "bridge", "run"]
+        return [*program, "--config", self.config, *identity, "--log-format", "json"]
 
     def ready(self) -> bool:
         """Whether `/readyz` says so. Fails the test at once if the daemon has ended."""

@@ -150,11 +150,15 @@ class Stage:
         settings = {"stateDir": state, **daemon}
         config.write_text(configuration([{"mode": mode, **group} for group in groups], **settings))
         more = [] if sys_root is None else ["--sys-root", str(sys_root)]
-        self._daemon = Daemon(self.cluster, self._kubeconfig, config, f"bridge-{self.number}", more)
+        self._daemon = self.make_daemon(config, more)
         for entry in groups:
             self.make_class(Group(str(entry["name"])))
         self._daemon.start()
         return self._daemon
+
+    def make_daemon(self, config: Path, arguments: Sequence[str]) -> Daemon:
+        """Give the daemon that `start` starts."""
+        return Daemon(self.cluster, self._kubeconfig, config, f"bridge-{self.number}", arguments)
 
     def make_class(self, group: Group, name: str = "", *config: Opaque, extended_resource: str = "") -> str:
         """Make a DeviceClass of a group's driver, of the group's name by default."""
