@@ -41,6 +41,8 @@ class Point(StrEnum):
     CDI_IN_PLACE = auto()
     CDI_REMOVING = auto()
     CDI_REMOVED = auto()
+    EVENT_POSTING = auto()
+    EVENT_POSTED = auto()
 
     # Unix sockets of both libraries, and registration
     SOCKET_FOLDER_MAKING = auto()
