@@ -20,12 +20,13 @@ demo: venv ## a tour on a simulated node, no root and no cluster
 test: venv ## unit, property and protocol tests; no root, no Kubernetes
 	$(BIN)/python -m pytest -m "not e2e" tests
 
-lint: venv ## ruff, mypy strict, import contracts, stubs current
+lint: venv ## ruff, mypy strict, import contracts, crash points, stubs current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p tests.cluster
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.lint.points
 	$(BIN)/python -m tests.protos --check
 
 format: venv ## format the code
