@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -46,10 +46,23 @@ class Lost:
 Followed = Listed | Changed | Lost
 
 
+def _whole(body: Json) -> Json:
+    return body
+
+
 async def follow(
-    api: KubeApi, path: str, params: Mapping[str, str] | None = None, *, max_wait_s: float = MAX_WAIT_S
+    api: KubeApi,
+    path: str,
+    params: Mapping[str, str] | None = None,
+    *,
+    max_wait_s: float = MAX_WAIT_S,
+    keep: Callable[[Json], Json] = _whole,
+    page: int = 0,
 ) -> AsyncGenerator[Followed, None]:
     """Follow a collection until cancelled: `Listed` first and after every gap, `Changed` in between.
+
+    `keep` makes of each object what is kept of it; its resource version is read before. `page` lists so many at
+    a time (0: all at once). Both spare memory where objects are big and few of their fields matter.
 
     Raises:
         NotFound: the server does not serve this path (any longer).
@@ -58,7 +71,7 @@ async def follow(
     backoff = Backoff(max_s=max_wait_s)
     while True:
         try:
-            async with aclosing(_once(api, path, params or {})) as stream:
+            async with aclosing(_once(api, path, params or {}, keep, page)) as stream:
                 async for found in stream:
                     if isinstance(found, Listed):
                         backoff.reset()
@@ -75,11 +88,12 @@ async def follow(
             await asyncio.sleep(wait_s)
 
 
-async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncGenerator[Listed | Changed, None]:
+async def _once(
+    api: KubeApi, path: str, params: Mapping[str, str], keep: Callable[[Json], Json], page: int
+) -> AsyncGenerator[Listed | Changed, None]:
     """One list and every watch that can go on from it; ends by an error only."""
-    listing = await api.list(path, params=params)
-    yield Listed(tuple(listing.get("items") or ()))
-    version = str((listing.get("metadata") or {}).get("resourceVersion", ""))
+    items, version = await _list(api, path, params, keep, page)
+    yield Listed(items)
     while True:
         # Spread over the fleet: the watches of all nodes must not end in the same second.
         span = random.randint(240, 420)  # noqa: S311  not a secret
@@ -88,4 +102,19 @@ async def _once(api: KubeApi, path: str, params: Mapping[str, str]) -> AsyncGene
             async for event in stream:
                 version = str(event.object.get("metadata", {}).get("resourceVersion", version))
                 if event.type != "BOOKMARK":
-                    yield Changed(event)
+                    yield Changed(WatchEvent(event.type, keep(event.object)))
+
+
+async def _list(
+    api: KubeApi, path: str, params: Mapping[str, str], keep: Callable[[Json], Json], page: int
+) -> tuple[tuple[Json, ...], str]:
+    """What is kept of all objects, and the resource version to watch from: that of the list's beginning."""
+    kept: list[Json] = []
+    asked = {**params, "limit": str(page)} if page else dict(params)
+    while True:
+        listing = await api.list(path, params=asked)
+        kept += [keep(item) for item in listing.get("items") or ()]
+        meta = listing.get("metadata") or {}
+        if not meta.get("continue"):
+            return tuple(kept), str(meta.get("resourceVersion", ""))
+        asked = {**asked, "continue": str(meta["continue"])}

@@ -83,6 +83,10 @@ class Point(StrEnum):
     SLICE_DELETING = auto()
     SLICE_DELETED = auto()
 
+    # The status of ResourceClaims
+    CLAIM_STATUS_APPLYING = auto()
+    CLAIM_STATUS_APPLIED = auto()
+
 
 def reached(point: Point) -> None:
     """Nothing, at `point`. Callers look it up in this module each time, so that a test can replace it."""

@@ -86,6 +86,38 @@ class ResourceApi:
 
         return await self._with_version(read)
 
+    async def claims_path(self, namespace: str) -> str:
+        """Path of a namespace's ResourceClaims: to watch one of them by its name, never all."""
+        return self._path(await self.version(), f"namespaces/{namespace}/resourceclaims")
+
+    async def claim_event(self, body: Json) -> Json:
+        """A ResourceClaim from a watch of `claims_path`, in the shape of v1."""
+        return claim_to_v1(body, await self.version())
+
+    async def apply_claim_status(
+        self, namespace: str, name: str, meta: Json, status: Json, *, manager: str
+    ) -> Json:
+        """Apply what one field manager has to say in a claim's status (kubelet-contract C.5); the stored claim.
+
+        `meta`: `uid` and `resourceVersion` make sure that it is said of that very state, else `Conflict`.
+        """
+
+        async def write(version: str) -> Json:
+            path = self._path(version, f"namespaces/{namespace}/resourceclaims", name) + "/status"
+            body = {
+                "apiVersion": f"{GROUP}/{version}",
+                "kind": "ResourceClaim",
+                "metadata": {"name": name, "namespace": namespace, **meta},
+                "status": status,
+            }
+            params = {"fieldManager": manager, "force": "true"}
+            return claim_to_v1(await self.api.patch(path, body, kind="apply", params=params), version)
+
+        points.reached(points.Point.CLAIM_STATUS_APPLYING)
+        stored = await self._with_version(write)
+        points.reached(points.Point.CLAIM_STATUS_APPLIED)
+        return stored
+
     async def create_slice(self, body: Json) -> Json:
         """Create a ResourceSlice given in the shape of v1; the stored one."""
 
