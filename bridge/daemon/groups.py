@@ -19,6 +19,7 @@ from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes import device_plugin, dra
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.regrants import RunningOf
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.cdi import CdiFiles
@@ -43,6 +44,7 @@ class Context:
     roots: Roots
     metrics: Metrics
     checks: Checks
+    running_of: RunningOf
 
 
 class GroupRunner:
@@ -83,6 +85,7 @@ class GroupRunner:
                 context.rosters.pulses[group.name],
                 context.report,
                 context.roots.still_there,
+                context.running_of,
             ),
         )
         root = context.config.daemon.kubelet_root

@@ -34,6 +34,12 @@ class Metrics:
         self.refusals = Counter(
             "device_bridge_refusals", "Requests refused.", ["plane", "group"], registry=self.registry
         )
+        self.unproven = Counter(
+            "device_bridge_unproven_hand_outs",
+            "Devices handed out again without a word of the runtime on their last pod.",
+            ["plane", "group"],
+            registry=self.registry,
+        )
         self.releases = Counter(
             "device_bridge_releases", "Holds ended on proof.", ["plane", "group"], registry=self.registry
         )
@@ -137,6 +143,12 @@ class MetricsReport:
         """A request was refused."""
         self._metrics.refusals.labels(plane, group).inc()
         log.warning("refused", extra=_fields(plane, group, devices, holder) | {"why": why})
+
+    def unproven(self, plane: Plane, group: str, devices: Sequence[str], why: str) -> None:
+        """Devices were handed out on less proof than there should be."""
+        self._metrics.unproven.labels(plane, group).inc(len(devices))
+        extra = {"plane": str(plane), "group": group, "devices": list(devices), "why": why}
+        log.warning("handed out unproven", extra=extra)
 
     def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
         """Holds ended."""

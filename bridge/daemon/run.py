@@ -25,13 +25,14 @@ from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics, MetricsReport
 from bridge.daemon.names import settle
+from bridge.daemon.probes import Probes
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
 from bridge.daemon.tasks import until
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
-from bridge.ledger.holds import Plane
+from bridge.ledger.holds import Plane, PodHolder
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
@@ -71,7 +72,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         await files.sweep({group.name for group in config.groups})
         await files.restore(rosters.preview(inventory))
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
-        sources = await stack.enter_async_context(_sources(config, settings, api, metrics))
+        probes = Probes(config, rosters, ledger, roots)
+        sources = await stack.enter_async_context(_sources(config, settings, api, ledger, probes, metrics))
         reconciler = _reconciler(config, ledger, rosters, sources, report)
         await reconciler.take_up()
         deallocations = Deallocations(ledger, api, _drivers(config), settings.node_name, report)
@@ -88,6 +90,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             roots,
             metrics,
             checks,
+            sources.running_of,
         )
         # The groups stop together, registrations before the rest of the daemon.
         serving = await stack.enter_async_context(Serving(config.groups, context, files))
@@ -123,9 +126,22 @@ def _resources(config: Config) -> dict[str, str]:
     return {group.name: group.resource_name for group in config.groups}
 
 
-def _sources(config: Config, settings: Settings, api: KubeApi | None, metrics: Metrics) -> Sources:
-    resources = frozenset(_resources(config).values())
-    return Sources(config.daemon, resources, settings.node_name, api, metrics.source_answers)
+def _sources(
+    config: Config,
+    settings: Settings,
+    api: KubeApi | None,
+    ledger: Ledger,
+    probes: Probes,
+    metrics: Metrics,
+) -> Sources:
+    def holders() -> list[PodHolder]:
+        holds = ledger.account.on_plane(Plane.DEVICE_PLUGIN)
+        return [hold.holder for hold in holds if isinstance(hold.holder, PodHolder)]
+
+    resources = _resources(config).values()
+    return Sources(
+        config.daemon, resources, settings.node_name, api, holders, probes.look, metrics.source_answers
+    )
 
 
 def _reconciler(

@@ -1,34 +1,37 @@
 """The sources of evidence on device plugin holds, looked at together.
 
-Gathers what podresources, the kubelet's checkpoint and the runtime say into one sighting; judging it is
-`bridge.ledger.evidence`'s. Remembers when the kubelet began, for its lists are partial at first (H13).
+Gathers what podresources, the kubelet's checkpoint, the runtime, this node's pods and the devices' own probes say into
+one sighting; judging it is `bridge.ledger.evidence`'s. Remembers when the kubelet began, for its lists are partial at
+first (H13).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bridge.config import Daemon
-from bridge.ledger.evidence import ClaimedDevice, PodName, Sighting
+from bridge.daemon.own_pods import OwnPods
+from bridge.daemon.source_health import SourceBook, SourceHealth
+from bridge.ledger.evidence import ClaimedDevice, DeviceName, PodName, Sighting
 from bridge.ledger.holds import PodHolder
+from bridge.planes.regrants import Running
 from bridge.platform import checkpoint
 from bridge.platform.cri import USUAL_SOCKETS, CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
 from bridge.platform.podresources import PodResources, PodResourcesClient
 from dra_v1.kube import KubeApi
-from dra_v1.kube_errors import ApiError, Json
-
-log = logging.getLogger(__name__)
 
 STABLE_S = 30.0
 """How long after its start the kubelet's lists are not taken for whole (kubelet-contract E.5)."""
+
+GLANCE_S = 0.3
+"""Longest look at the runtime on the path of Allocate; without an answer the hand-out is counted as unproven."""
 
 
 class Sources:
@@ -38,29 +41,35 @@ class Sources:
         daemon: where the sockets are.
         resources: our resource names.
         node_name, api: to ask for this node's pods; without the API server stale checkpoint entries stand.
-        answered: told for each source whether it answered.
+        holders: the pods that the ledger has as holders of the device plugin plane.
+        probe: asks the devices that this plane has out and that can tell whether anybody uses them.
+        answered: told for each source whether it answers, at each change.
     """
 
     def __init__(
         self,
         daemon: Daemon,
-        resources: Container[str],
+        resources: Collection[str],
         node_name: str,
         api: KubeApi | None,
+        holders: Callable[[], Collection[PodHolder]],
+        probe: Callable[[], Awaitable[Mapping[DeviceName, bool]]],
         answered: Callable[[str, bool], None],
     ) -> None:
-        self._resources = resources
-        self._node_name = node_name
-        self._api = api
+        self._resources = frozenset(resources)
+        self._holders = holders
+        self._probe = probe
+        self._book = SourceBook(answered)
+        self._pods = OwnPods(node_name, api, lambda trouble: self._book.note("pods", trouble), _now)
         self._ended: frozenset[str] = frozenset()
+        self._ended_names: frozenset[PodName] = frozenset()
+        self._graces: dict[PodName, float] = {}
         self._socket = daemon.kubelet_root / "pod-resources" / "kubelet.sock"
         self._checkpoint = daemon.kubelet_root / "device-plugins" / checkpoint.NAME
         self._podresources = PodResourcesClient(self._socket)
         self._cri = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
-        self._answered = answered
         self._kubelet: tuple[int, int, int] | None = None
         self._stable_at = 0.0
-        self._silent: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,6 +79,18 @@ class Sources:
     ) -> None:
         await self._podresources.close()
         await self._cri.close()
+
+    def health(self) -> tuple[SourceHealth, ...]:
+        """How each source is, as of the last look."""
+        return self._book.all()
+
+    async def running_of(self, pod_uid: str) -> Running:
+        """The containers of one pod that may still use devices; see `bridge.planes.regrants`."""
+        found = await self._cri.containers_of(pod_uid, GLANCE_S)
+        if isinstance(found, Unavailable):
+            self._book.note("runtime", found.reason)
+            return Running(unknown=found.reason)
+        return Running(tuple(one.name for one in found if one.may_use_devices))
 
     async def look(self) -> Sighting:
         """One look at every source. Never raises for a source that does not answer.
@@ -81,48 +102,70 @@ class Sources:
         listed = await self._podresources.list()
         noted = await asyncio.to_thread(checkpoint.read, self._checkpoint)
         runtime = await self._cri.view()
-        self._note("podresources", listed.reason if isinstance(listed, Unavailable) else "")
-        self._note("checkpoint", noted.reason if isinstance(noted, checkpoint.Damaged) else "")
-        self._note("runtime", runtime.reason if isinstance(runtime, Unavailable) else "")
+        self._book.note("podresources", _trouble(listed))
+        self._book.note("checkpoint", _trouble(noted))
+        self._book.note("runtime", _trouble(runtime))
         live = None if isinstance(runtime, Unavailable) else _live(runtime)
         owners = _checkpointed(noted)
-        await self._ask_for_ended(owners or {}, live or {})
+        active = (
+            frozenset()
+            if isinstance(listed, Unavailable)
+            else frozenset((pod.namespace, pod.name) for pod in listed.pods)
+        )
+        await self._ask_for_pods(owners or {}, live, active)
         return Sighting(
             at=time.monotonic(),
             listed=None if isinstance(listed, Unavailable) else _listed(listed),
-            active=frozenset()
-            if isinstance(listed, Unavailable)
-            else frozenset((pod.namespace, pod.name) for pod in listed.pods),
+            active=active,
             checkpointed=owners,
             live=live,
             ended=self._ended,
+            ended_names=self._ended_names,
+            graces=dict(self._graces),
             claimed=frozenset() if isinstance(listed, Unavailable) else _claimed(listed),
+            used=await self._ask_devices(),
             kubelet_stable=stable,
         )
 
-    async def _ask_for_ended(
-        self, owners: Mapping[tuple[str, str], frozenset[str]], live: Mapping[PodName, frozenset[str]]
+    async def _ask_for_pods(
+        self,
+        owners: Mapping[tuple[str, str], frozenset[str]],
+        live: Mapping[PodName, frozenset[str]] | None,
+        active: frozenset[PodName],
     ) -> None:
-        """Ask the API server about pods that the checkpoint names and the runtime does not run.
+        """Ask the API server about pods that only it can still tell of.
 
-        Asked once for each: a pod that has ended never comes back under its UID. A list of this node's own pods,
-        for the checkpoint has no names to get them by.
+        Those that the checkpoint names, by UID alone, and the runtime does not run; and where the runtime does not
+        answer, the holders themselves: while they run, for their grace periods, and when the kubelet no longer
+        lists them, whether they have ended.
         """
         named = {uid for (resource, _), uids in owners.items() if resource in self._resources for uid in uids}
+        names = {(pod.namespace, pod.name) for pod in self._holders() if pod.name}
         self._ended &= named
-        asked = named.difference(self._ended, *live.values())
-        if not asked or self._api is None:
+        self._ended_names &= names - active
+        self._graces = {name: grace for name, grace in self._graces.items() if name in names}
+        uids = named.difference(self._ended, *(live or {}).values())
+        unsettled = set[PodName]()
+        if live is None:
+            unsettled = (names - active - self._ended_names) | (names - self._graces.keys())
+        if not uids and not unsettled:
             return
+        found = await self._pods.look([*uids, *unsettled])
+        if found is None:
+            return
+        self._ended |= uids - found.uids()
+        self._ended_names |= (names - active) - found.going_on.keys()
+        self._graces |= {name: grace for name, grace in found.graces.items() if name in names}
+
+    async def _ask_devices(self) -> Mapping[DeviceName, bool]:
         try:
-            found = await self._api.list(
-                "/api/v1/pods", params={"fieldSelector": f"spec.nodeName={self._node_name}"}
-            )
-        except ApiError as error:
-            self._note("pods", str(error))
-            return
-        self._note("pods", "")
-        going_on = {uid for pod in found["items"] if not _has_ended(pod) for uid in _uids(pod)}
-        self._ended |= asked - going_on
+            used = await self._probe()
+        except OSError as error:
+            self._book.note("in-use probe", str(error))
+            return {}
+        if used:
+            self._book.note("in-use probe", "")
+        return used
 
     def _kubelet_stable(self) -> bool:
         """Whether the kubelet has been up long enough; its socket is made anew at each start."""
@@ -136,17 +179,21 @@ class Sources:
             # At our own start too: how long it has been up by the wall clock proves nothing (H42).
             self._kubelet = kubelet
             self._stable_at = now + STABLE_S
-        return kubelet is not None and now >= self._stable_at
-
-    def _note(self, source: str, trouble: str) -> None:
-        self._answered(source, not trouble)
-        if trouble == self._silent.get(source, ""):
-            return
-        self._silent[source] = trouble
-        if trouble:
-            log.warning("evidence missing, releases wait", extra={"source": source, "error": trouble})
+        stable = kubelet is not None and now >= self._stable_at
+        if kubelet is None:
+            self._book.note("kubelet", f"there is no socket {self._socket}")
         else:
-            log.info("evidence is back", extra={"source": source})
+            new = "" if stable else f"it began less than {STABLE_S:.0f} s ago, or this daemon did"
+            self._book.note("kubelet", new, expected=True)
+        return stable
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def _trouble(answer: object) -> str:
+    return answer.reason if isinstance(answer, Unavailable | checkpoint.Damaged) else ""
 
 
 def _listed(listed: PodResources) -> dict[tuple[str, str], PodHolder]:
@@ -193,14 +240,3 @@ def _claimed(listed: PodResources) -> frozenset[ClaimedDevice]:
         for use in listed.claims
         for device in use.devices
     )
-
-
-def _has_ended(pod: Json) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _uids(pod: Json) -> tuple[str, ...]:
-    """The UIDs that kubelet and runtime may know a pod by: a static pod's is another than its mirror's (H32)."""
-    meta = pod["metadata"]
-    static = (meta.get("annotations") or {}).get("kubernetes.io/config.hash")
-    return (str(meta["uid"]), *([str(static)] if static else []))

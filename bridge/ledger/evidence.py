@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bridge.ledger.holds import Hold, Phase, PodHolder
 
 PodName = tuple[str, str]
 """(namespace, name)"""
+
+DeviceName = tuple[str, str]
+"""(group, device)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class Sighting:
         live: pods with a ready sandbox or a container that has not exited, as the runtime says: UIDs by name;
             None if the runtime did not answer.
         ended: UIDs of pods of which the API server says that they have ended or are gone.
+        ended_names: the same by name, as far as it was asked: only while the runtime does not answer.
+        graces: how long the containers of a pod may take to end, in seconds, as far as it was asked.
         claimed: devices of claims that podresources lists.
+        used: what devices that can tell say themselves: whether anybody uses them.
         kubelet_stable: whether the kubelet has been up long enough for its lists to be whole (H13).
     """
 
@@ -51,7 +57,10 @@ class Sighting:
     checkpointed: Mapping[tuple[str, str], frozenset[str]] | None = None
     live: Mapping[PodName, frozenset[str]] | None = None
     ended: frozenset[str] = frozenset()
+    ended_names: frozenset[PodName] = frozenset()
+    graces: Mapping[PodName, float] = field(default_factory=dict)
     claimed: frozenset[ClaimedDevice] = frozenset()
+    used: Mapping[DeviceName, bool] = field(default_factory=dict)
     kubelet_stable: bool = False
 
 
@@ -79,9 +88,15 @@ class Trust(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Every source that answered agrees that nobody has it."""
+    """Every source that answered agrees that nobody has it.
+
+    Attributes:
+        trust: how far that goes.
+        lasting: seconds that its containers may go on unseen, which the absence must outlast.
+    """
 
     trust: Trust
+    lasting: float = 0.0
 
 
 Seen = InUse | Unsure | Absent
@@ -94,21 +109,33 @@ class Grace:
     Attributes:
         unmatched: for a hold that no pod was ever matched to: admission may still be under way (H11, H12).
         confirm: between the first and the last of the sightings that agree.
-        degraded: instead of `confirm` while the runtime does not answer: a pod deleted by force may go on
-            running for its grace period unseen by the kubelet's lists (H9).
+        degraded: instead of `confirm` while the runtime does not answer, and then at least this much longer than
+            the pod's grace period: a pod deleted by force may go on running for it unseen by the kubelet's lists
+            (H9, kubelet-contract E.5).
     """
 
     unmatched: float = 60.0
     confirm: float = 1.0
     degraded: float = 600.0
 
-    def of(self, trust: Trust) -> float:
-        """How long an absence of this trust must last, in seconds."""
-        return self.confirm if trust is Trust.WHOLE else self.degraded
+    def of(self, trust: Trust, lasting: float = 0.0) -> float:
+        """How long an absence must last, in seconds."""
+        return self.confirm if trust is Trust.WHOLE else self.degraded + lasting
 
 
-def look_at(hold: Hold, resource: str, sighting: Sighting) -> Seen:
-    """What one sighting says of one hold."""
+UNKNOWN_GRACE_S = 3600.0
+"""Where the runtime does not answer and nobody knows a pod's grace period: it was gone before it was asked for."""
+
+
+def look_at(hold: Hold, resource: str, sighting: Sighting, *, alone: bool = True) -> Seen:
+    """What one sighting says of one hold; `alone`: no other hold explains a use of its device."""
+    seen = _by_kubelet_and_runtime(hold, resource, sighting)
+    if isinstance(seen, Absent) and alone and sighting.used.get((hold.group, hold.device), False):
+        return Unsure("the device itself says that somebody uses it")
+    return seen
+
+
+def _by_kubelet_and_runtime(hold: Hold, resource: str, sighting: Sighting) -> Seen:
     if sighting.listed is None:
         return Unsure("the kubelet's podresources socket does not answer")
     key = (resource, hold.share)
@@ -145,12 +172,19 @@ def _with_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> See
 
 
 def _without_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> Seen:
+    """The runtime does not answer: the API server must say that the pod has ended, and even then its containers may
+    go on for the pod's grace period."""
     if owners:
         return Unsure("the checkpoint still names it and the runtime does not answer")
     pod = _pod(hold)
-    if pod is not None and (pod.namespace, pod.name) in sighting.active:
+    if pod is None:
+        return Absent(Trust.NO_RUNTIME)
+    name = (pod.namespace, pod.name)
+    if name in sighting.active:
         return Unsure("the kubelet still lists the pod and the runtime does not answer")
-    return Absent(Trust.NO_RUNTIME)
+    if name not in sighting.ended_names and pod.uid not in sighting.ended:
+        return Unsure("neither the runtime nor the API server says that its pod has ended")
+    return Absent(Trust.NO_RUNTIME, sighting.graces.get(name, UNKNOWN_GRACE_S))
 
 
 def _pod(hold: Hold) -> PodHolder | None:
@@ -172,20 +206,22 @@ class Absence:
     Attributes:
         first, last: monotonic seconds of the first and the last sighting.
         trust: the least that any of them deserved.
+        lasting: the longest that any of them asked for.
     """
 
     first: float
     last: float
     trust: Trust
+    lasting: float = 0.0
 
 
 def continued(absence: Absence | None, seen: Seen, at: float) -> Absence | None:
-    """The absence after one more sighting: anything but Absent begins it anew."""
+    """The absence after one more sighting: anything but Absent begins it anew, and so does better trust."""
     if not isinstance(seen, Absent):
         return None
     if absence is None or seen.trust > absence.trust:
-        return Absence(at, at, seen.trust)
-    return Absence(absence.first, at, seen.trust)
+        return Absence(at, at, seen.trust, seen.lasting)
+    return Absence(absence.first, at, seen.trust, max(absence.lasting, seen.lasting))
 
 
 def may_release(hold: Hold, absence: Absence | None, age: float, grace: Grace) -> bool:
@@ -197,4 +233,4 @@ def may_release(hold: Hold, absence: Absence | None, age: float, grace: Grace) -
         return False
     if hold.phase is Phase.GRANTED and age < grace.unmatched:
         return False
-    return absence.last - absence.first >= grace.of(absence.trust)
+    return absence.last - absence.first >= grace.of(absence.trust, absence.lasting)

@@ -135,7 +135,7 @@ class Reconciler:
             if resource is None:
                 continue  # its group is no longer configured: nobody can ask for it, nobody can prove its end
             first = self._first_seen.setdefault(hold.id, sighting.at)
-            seen = look_at(hold, resource, sighting)
+            seen = look_at(hold, resource, sighting, alone=self._alone(hold))
             if isinstance(seen, InUse):
                 await self._attribute(hold, seen.pod)
             absence = continued(self._absences.get(hold.id), seen, sighting.at)
@@ -149,6 +149,10 @@ class Reconciler:
         alive = {hold.id for hold in self._holds()}
         self._absences = {i: a for i, a in self._absences.items() if i in alive}
         self._first_seen = {i: at for i, at in self._first_seen.items() if i in alive}
+
+    def _alone(self, hold: Hold) -> bool:
+        """Whether no other hold explains that its silicon is in use."""
+        return all(len(self._ledger.account.on_part(use.part)) <= 1 for use in hold.uses)
 
     async def _attribute(self, hold: Hold, pod: PodHolder) -> None:
         before = hold.holder

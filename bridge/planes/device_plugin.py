@@ -1,7 +1,8 @@
 """The device plugin plane of one group: ListAndWatch from the projection, Allocate on the ledger.
 
 Keeps S1 and S2 (design 1): an answer leaves only after the ledger has it on disk, and the ledger refuses what DRA
-has. On the path of Allocate there is one commit and nothing else (H40).
+has. On the path of Allocate there is one commit; where an ID is handed out again, one bounded look at its last
+pod before it, and nothing else (H40).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bridge.ledger.holds import Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
+from bridge.planes.regrants import RunningOf, StillUsed, check_last_holders
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import qualified
@@ -42,6 +44,7 @@ class Surroundings:
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
+        running_of: what still runs of a pod, by its UID.
     """
 
     ledger: Ledger
@@ -49,6 +52,7 @@ class Surroundings:
     changed: Pulse
     report: Report
     there: Callable[[str], bool]
+    running_of: RunningOf
 
 
 class DevicePluginPlane:
@@ -87,10 +91,15 @@ class DevicePluginPlane:
                 {pick.device: roster.by_name[pick.device] for pick in picks}.values(), self._around.there
             )
             responses = [container_response(roster, container) for container in containers]
+            unproven = await check_last_holders(
+                self._around.ledger.account, self._group, ids, self._around.running_of
+            )
             await self._around.ledger.grant(picks)
-        except (Unavailable, Refused, LedgerError) as error:
+        except (Unavailable, Refused, StillUsed, LedgerError) as error:
             self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error))
             raise AllocationRefused(str(error)) from error
+        for device_id, why in unproven.items():
+            self._around.report.unproven(Plane.DEVICE_PLUGIN, self._group, [device_id], why)
         seconds = time.perf_counter() - started
         self._around.report.handed_out(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, seconds)
         return responses

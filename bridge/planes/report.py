@@ -1,29 +1,267 @@
-"""What the planes report: one call for each hand-out and refusal, fanned out to log and metrics by the daemon.
+"""What the planes report: each hand-out, refusal, release, quarantine and healing, once, as a value.
 
-A protocol; the planes know neither Prometheus nor log formats.
+Who wants to know takes the values: the log, the metrics, Kubernetes events. The planes know none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from bridge.ledger.holds import Plane
+from bridge.ledger.holds import ClaimHolder, Hold, Plane, PodHolder, Refused
+from bridge.ledger.store import LedgerError
+from bridge.planes.roster import Unavailable
+from bridge.platform.cdi import CdiError
 
 
-class Report(Protocol):
-    """Where the planes tell what they did."""
+class Cause(enum.StrEnum):
+    """Why something was refused, in one word, for counting."""
+
+    HELD = "held"
+    """Somebody else has it."""
+
+    QUARANTINED = "quarantined"
+    """Nobody may have it."""
+
+    UNAVAILABLE = "unavailable"
+    """It is unplugged, broken, unknown, of the other plane, or asked for in a way that is not possible."""
+
+    MOVING = "moving"
+    """A claim that lost it is being moved away."""
+
+    IN_USE = "in-use"
+    """Its last pod still runs."""
+
+    LEDGER = "ledger"
+    """The ledger cannot be written."""
+
+    CDI = "cdi"
+    """The claim's CDI file cannot be written."""
+
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The claim that was refused something, and the pods that it is reserved for."""
+
+    claim: ClaimHolder
+    pods: tuple[PodHolder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """Devices were handed out, durably; `seconds` from the call to the answer."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WasRefused:
+    """A request was refused; `why` is the text that the caller got, `asker` is empty for Allocate (A.4)."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+    why: str
+    cause: Cause = Cause.OTHER
+    blockers: tuple[Hold, ...] = ()
+    asker: Asker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationLost:
+    """A claim is allocated what somebody else has; nobody has asked for it yet."""
+
+    group: str
+    devices: tuple[str, ...]
+    why: str
+    asker: Asker
+    blockers: tuple[Hold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Devices were handed out again, and nobody could say whether their last pod still runs."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Holds ended on proof; the devices are free again."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """An operator ended holds without proof."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Nobody gets a device (`*`: any of the group; group `*`: any at all)."""
+
+    group: str
+    device: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineLifted:
+    """A quarantine ended; `why` it had been is told once more."""
+
+    group: str
+    device: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """A device is tainted, so that the claim that lost it to these holders is moved elsewhere."""
+
+    group: str
+    device: str
+    asker: Asker
+    holders: tuple[Hold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """That taint is taken back."""
+
+    group: str
+    device: str
+    asker: Asker
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictStands:
+    """A claim that lost a device is left where it is."""
+
+    group: str
+    device: str
+    asker: Asker
+    holders: tuple[Hold, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProofDegraded:
+    """A source of evidence does not answer; `effect` on releases."""
+
+    source: str
+    trouble: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRestored:
+    """A source of evidence answers again."""
+
+    source: str
+
+
+News = (
+    HandedOut
+    | WasRefused
+    | ReservationLost
+    | Unproven
+    | Ended
+    | Forced
+    | Quarantined
+    | QuarantineLifted
+    | Healing
+    | Healed
+    | ConflictStands
+    | ProofDegraded
+    | ProofRestored
+)
+
+Sink = Callable[[News], None]
+"""Takes news; never waits and never raises."""
+
+
+class Report:
+    """Where the planes tell what they did; every sink hears all of it."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def tell(self, news: News) -> None:
+        """Pass it on."""
+        for sink in self._sinks:
+            sink(news)
 
     def handed_out(
         self, plane: Plane, group: str, devices: Sequence[str], holder: str, seconds: float
     ) -> None:
         """Devices were handed out, durably; `seconds` from the call to the answer."""
-        ...
+        self.tell(HandedOut(plane, group, tuple(devices), holder, seconds))
 
-    def refused(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
-        """A request was refused, with the text that the caller got."""
-        ...
+    def refused(
+        self,
+        plane: Plane,
+        group: str,
+        devices: Sequence[str],
+        holder: str,
+        why: str,
+        error: Exception | None = None,
+        asker: Asker | None = None,
+    ) -> None:
+        """A request was refused, with the text that the caller got; the error that it came from tells the cause."""
+        blockers = error.blockers if isinstance(error, Refused) else ()
+        self.tell(
+            WasRefused(plane, group, tuple(devices), holder, why, cause_of(error), blockers, asker)
+        )
+
+    def unproven(self, plane: Plane, group: str, devices: Sequence[str], why: str) -> None:
+        """Devices were handed out again, and nobody could say whether their last pod still runs."""
+        self.tell(Unproven(plane, group, tuple(devices), why))
 
     def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
         """Holds ended; the devices are free again."""
-        ...
+        self.tell(Ended(plane, group, tuple(devices), holder, why))
+
+
+class Moving(Unavailable):
+    """A device that no claim may be given while another is being moved away from it."""
+
+
+def cause_of(error: Exception | None) -> Cause:
+    """The cause of a refusal. Pure."""
+    match error:
+        case Refused(blockers=blockers):
+            return Cause.HELD if blockers else Cause.QUARANTINED
+        case Moving():
+            return Cause.MOVING
+        case Unavailable():
+            return Cause.UNAVAILABLE
+        case LedgerError():
+            return Cause.LEDGER
+        case CdiError():
+            return Cause.CDI
+        case _:
+            return Cause.OTHER

@@ -121,6 +121,26 @@ class CriClient:
             return await self._lost(sandboxes)
         return _view(containers, sandboxes)
 
+    async def containers_of(self, pod_uid: str, within: float) -> tuple[Container, ...] | Unavailable:
+        """The containers of one pod, asked for by the label that the kubelet puts on them; `within` seconds."""
+        asked = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector={_POD_UID: pod_uid}))
+        try:
+            async with asyncio.timeout(within):
+                endpoint = await self._runtime()
+                if isinstance(endpoint, Unavailable):
+                    return endpoint
+                answer = await endpoint.call(
+                    "list a pod's containers",
+                    lambda channel: pb_grpc.RuntimeServiceStub(channel).ListContainers(asked, timeout=within),
+                )
+        except TimeoutError:
+            return Unavailable(f"the container runtime did not answer within {within * 1000:.0f} ms")
+        if isinstance(answer, Unavailable):
+            return answer
+        # A runtime that does not know the filter lists them all.
+        found = (_container(one, None) for one in answer.containers)
+        return tuple(one for one in found if one.pod_uid == pod_uid)
+
     async def _lost(self, answer: Unavailable) -> Unavailable:
         """Look for a runtime afresh the next time."""
         await self.close()
@@ -143,7 +163,11 @@ class CriClient:
         reasons = []
         for socket in self._sockets:
             endpoint = UnixEndpoint(socket)
-            answer = await _version(endpoint)
+            try:
+                answer = await _version(endpoint)
+            except BaseException:
+                await endpoint.close()
+                raise
             if not isinstance(answer, Unavailable):
                 self._endpoint = endpoint
                 return endpoint

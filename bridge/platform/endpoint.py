@@ -58,6 +58,14 @@ class UnixEndpoint:
             return await method(channel)
         except grpc.aio.AioRpcError as error:
             return Unavailable(f"cannot {what} at {self.socket}: {error.code().name}: {error.details()}")
+        except grpc.aio.UsageError:
+            return Unavailable(f"cannot {what} at {self.socket}: the connection was closed meanwhile")
+        except asyncio.CancelledError:
+            # A channel that another caller closes ends the calls on it this way too.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return Unavailable(f"cannot {what} at {self.socket}: the connection was closed meanwhile")
 
     async def _current(self) -> grpc.aio.Channel | None:
         """The channel to the socket that is there now, None if there is none."""

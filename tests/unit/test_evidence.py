@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.ledger.evidence import (
+    UNKNOWN_GRACE_S,
     Absence,
     Absent,
     Grace,
@@ -28,6 +29,7 @@ KEY = (RES, "acc0")
 POD = PodHolder("default", "p", "c", "uid-p")
 HELD = Hold(1, Plane.DEVICE_PLUGIN, Phase.HELD, "acc", "acc0", "acc0", POD, (), 0.0)
 GRANTED = replace(HELD, phase=Phase.GRANTED, holder=PodHolder())
+ENDED = frozenset({("default", "p")})
 NOBODY = Sighting(0.0, listed={}, checkpointed={}, live={}, kubelet_stable=True)
 ABSENT = Absent(Trust.WHOLE)
 
@@ -102,13 +104,39 @@ ABSENT = Absent(Trust.WHOLE)
             ),
             ABSENT,
         ),
-        ("no runtime to ask", HELD, replace(NOBODY, live=None), Absent(Trust.NO_RUNTIME)),
+        (
+            "no runtime, and the API server says that the pod has ended: its grace is waited for",
+            HELD,
+            replace(NOBODY, live=None, ended_names=ENDED, graces={("default", "p"): 45.0}),
+            Absent(Trust.NO_RUNTIME, 45.0),
+        ),
+        (
+            "the same, and nobody knows its grace",
+            HELD,
+            replace(NOBODY, live=None, ended_names=ENDED),
+            Absent(Trust.NO_RUNTIME, UNKNOWN_GRACE_S),
+        ),
+        ("no runtime, and no word of the API server", HELD, replace(NOBODY, live=None), Unsure),
+        (
+            "no runtime, and the kubelet lists the pod",
+            HELD,
+            replace(NOBODY, live=None, ended_names=ENDED, active=ENDED),
+            Unsure,
+        ),
+        (
+            "no runtime, and no pod was ever matched",
+            GRANTED,
+            replace(NOBODY, live=None),
+            Absent(Trust.NO_RUNTIME),
+        ),
         (
             "no runtime, and the checkpoint names it",
             HELD,
-            replace(NOBODY, live=None, checkpointed={KEY: frozenset({"uid-p"})}),
+            replace(NOBODY, live=None, ended_names=ENDED, checkpointed={KEY: frozenset({"uid-p"})}),
             Unsure,
         ),
+        ("the device says that it is in use", HELD, replace(NOBODY, used={("acc", "acc0"): True}), Unsure),
+        ("the device says that it is not", HELD, replace(NOBODY, used={("acc", "acc0"): False}), ABSENT),
     ],
 )
 def test_what_a_sighting_says(what: str, hold: Hold, sighting: Sighting, seen: Seen | type) -> None:
@@ -117,6 +145,11 @@ def test_what_a_sighting_says(what: str, hold: Hold, sighting: Sighting, seen: S
         assert isinstance(result, seen), what
     else:
         assert result == seen, what
+
+
+def test_a_use_that_another_hold_of_the_device_explains_keeps_no_hold() -> None:
+    sighting = replace(NOBODY, used={("acc", "acc0"): True})
+    assert look_at(HELD, RES, sighting, alone=False) == ABSENT
 
 
 def test_the_uid_is_learned_where_checkpoint_and_runtime_agree() -> None:
@@ -140,6 +173,8 @@ GRACE = Grace(unmatched=60, confirm=1, degraded=600)
         (HELD, Absence(10, 11, Trust.WHOLE), 11, True),
         (HELD, Absence(10, 609, Trust.NO_RUNTIME), 1e6, False),
         (HELD, Absence(10, 610, Trust.NO_RUNTIME), 1e6, True),
+        (HELD, Absence(10, 654, Trust.NO_RUNTIME, 45), 1e6, False),
+        (HELD, Absence(10, 655, Trust.NO_RUNTIME, 45), 1e6, True),
         (GRANTED, Absence(10, 30, Trust.WHOLE), 59, False),  # H12: admission may be under way
         (GRANTED, Absence(10, 30, Trust.WHOLE), 60, True),
     ],

@@ -106,3 +106,14 @@ class Kind(ABC, Generic[O]):
             Empty where the static edits are enough.
         """
         return ContainerEdits()
+
+    def in_use(self, device: Device, roots: Roots) -> bool | None:
+        """Whether anybody uses the device now, holder or not; None where the device cannot tell. Blocks.
+
+        Evidence on releases (kubelet-contract E.5): a device that is used although nobody is known to have it is not
+        given to the next.
+
+        Raises:
+            OSError: it could tell, and cannot be read.
+        """
+        return None

@@ -157,6 +157,11 @@ class NxGzipKind(Kind[NxGzipOptions]):
             env.append(("NX_DEVICE_PARTITION_COUNT", str(partitioning.partition_count)))
         return ContainerEdits(env=tuple(env))
 
+    def in_use(self, device: Device, roots: Roots) -> bool | None:
+        """Whether any credit is in use, by a container or not."""
+        used = used_credits(roots)
+        return None if used is None else used > 0
+
 
 def total_credits(roots: Roots) -> int | None:
     """Credits of the default pool; None where sysfs does not tell."""

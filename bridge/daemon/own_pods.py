@@ -1,0 +1,108 @@
+"""What the API server says of this node's pods: which have ended, and how long their containers may take to.
+
+Asked only while something is in doubt that no other source can settle, and then with growing pauses: the list is of
+this node's pods alone (design 2, cluster scale). A pod that has ended never comes back under its UID.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from bridge.ledger.evidence import PodName
+from dra_v1.kube import KubeApi
+from dra_v1.kube_errors import ApiError, Json
+
+_FIRST_S, _LONGEST_S = 1.0, 30.0
+"""Pauses between lists that told nothing new."""
+
+_DEFAULT_GRACE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PodsOfNode:
+    """One list.
+
+    Attributes:
+        going_on: pods that have not ended: UIDs by name.
+        graces: the longest that containers may take to end, in seconds, by name; of pods that have ended, too.
+    """
+
+    going_on: dict[PodName, frozenset[str]]
+    graces: dict[PodName, float]
+
+    def uids(self) -> frozenset[str]:
+        """UIDs of all pods that go on."""
+        return frozenset(uid for uids in self.going_on.values() for uid in uids)
+
+
+class OwnPods:
+    """Asks when asked to.
+
+    Args:
+        node_name, api: whose pods, and where to ask; None where there is no API server.
+        note: told what went wrong, or "", each time it was asked.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, node_name: str, api: KubeApi | None, note: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self._node_name = node_name
+        self._api = api
+        self._note = note
+        self._clock = clock
+        self._pause = _FIRST_S
+        self._next = 0.0
+        self._asked_for: frozenset[object] = frozenset()
+
+    async def look(self, about: Collection[object]) -> PodsOfNode | None:
+        """List, because `about` is in doubt; None if it is too early to ask for the same again, or for no answer."""
+        now, wanted = self._clock(), frozenset(about)
+        if wanted <= self._asked_for:
+            if now < self._next:
+                return None
+            self._pause = min(self._pause * 2, _LONGEST_S)
+        else:
+            self._pause = _FIRST_S
+        self._asked_for, self._next = wanted, now + self._pause
+        if self._api is None:
+            self._note("there is no API server to ask: the daemon runs without a kubeconfig")
+            return None
+        try:
+            params = {"fieldSelector": f"spec.nodeName={self._node_name}"}
+            found = await self._api.list("/api/v1/pods", params=params)
+        except ApiError as error:
+            self._note(str(error))
+            return None
+        self._note("")
+        return _decoded(found)
+
+
+def _decoded(found: Json) -> PodsOfNode:
+    going_on: dict[PodName, set[str]] = defaultdict(set)
+    graces: dict[PodName, float] = {}
+    for pod in found["items"]:
+        name = (str(pod["metadata"]["namespace"]), str(pod["metadata"]["name"]))
+        graces[name] = max(graces.get(name, 0.0), _grace(pod))
+        if not _has_ended(pod):
+            going_on[name].update(_uids(pod))
+    return PodsOfNode({name: frozenset(uids) for name, uids in going_on.items()}, graces)
+
+
+def _grace(pod: Json) -> float:
+    """How long its containers may take to end once they are told: what it was deleted with can only be shorter."""
+    wanted = (pod.get("spec") or {}).get("terminationGracePeriodSeconds")
+    return float(wanted) if isinstance(wanted, int) else _DEFAULT_GRACE_S
+
+
+def _has_ended(pod: Json) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _uids(pod: Json) -> tuple[str, ...]:
+    """The UIDs that kubelet and runtime may know a pod by: a static pod's is another than its mirror's (H32)."""
+    meta = pod["metadata"]
+    static = (meta.get("annotations") or {}).get("kubernetes.io/config.hash")
+    return (str(meta["uid"]), *([str(static)] if static else []))

@@ -1,0 +1,192 @@
+"""An ID that the kubelet hands out again: refused while a container of its last pod still runs (S2, H9, H14)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from bridge.daemon import sources
+from bridge.ledger.holds import Phase, PodHolder
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.store import LedgerError
+from bridge.platform.api import cri_pb2 as cri
+from bridge.platform.cri import CriClient
+from bridge.sandbox import make
+from bridge.sandbox.kubelet.cri import CriServer
+from bridge.sandbox.kubelet.endpoint import EndpointError
+from tests.protocol.stage import RESOURCE, Node, acc, stage
+
+UNPROVEN = "handed out unproven"
+
+
+class Attributions:
+    """Tells when the daemon has recorded a pod as holder."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._more = asyncio.Event()
+
+    def note(self, pod: PodHolder) -> None:
+        self.seen.add(pod.name if pod.uid else "")
+        self._more.set()
+
+    async def wait(self, pod: str) -> None:
+        """Wait until the ledger has a pod as holder, UID and all."""
+        async with asyncio.timeout(10):
+            while pod not in self.seen:
+                self._more.clear()
+                await self._more.wait()
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Attributions:
+    """Attributions; the daemon looks at its sources without pausing."""
+    for pause in ("SOON_S", "UNDECIDED_S", "SETTLED_S"):
+        monkeypatch.setattr(f"bridge.ledger.reconcile.{pause}", 0.005)
+    attributions, attribute = Attributions(), Ledger.attribute
+
+    async def noted(ledger: Ledger, hold_id: int, pod: PodHolder) -> None:
+        await attribute(ledger, hold_id, pod)
+        attributions.note(pod)
+
+    monkeypatch.setattr(Ledger, "attribute", noted)
+    return attributions
+
+
+@contextlib.asynccontextmanager
+async def lingering(node: Node, known: Attributions) -> AsyncIterator[str]:
+    """A pod that has the node's only device, was deleted by force, and whose container takes an hour to stop."""
+    await node.run_pod("old", limits={RESOURCE: 1}, stop_seconds=3600)
+    await known.wait("old")
+    container = node.container("old")
+    node.box.delete_pod("old", force=True)
+    await node.box.wait_gone("pods", "old")
+    assert (await node.podresources()).get("old", set()) == set() and container.running
+    yield container.pod_uid
+    node.box.runtime.crash(container)
+
+
+async def test_h9_an_id_whose_last_pod_was_deleted_by_force_is_refused_while_its_container_runs(
+    known: Attributions,
+) -> None:
+    async with stage(devices=1) as node:
+        async with lingering(node, known) as uid:
+            node.box.create_pod(make.pod("new", limits={RESOURCE: 1}))
+            pod = await node.box.wait_phase("new", "Failed")
+            said = pod["status"]["message"]
+            assert f"{acc(0)} is still in use by pod default/old (UID {uid}), whose main still runs" in said
+            assert "wait until it has stopped, or stop it with crictl" in said
+            assert (await node.log.wait("refused"))["why"] in said
+            (hold,) = node.holds()
+            assert hold.holder.uid == uid, "the hold is the old pod's as before"
+        assert await node.run_pod("later", limits={RESOURCE: 1}) == ["/dev/crypto/acc0"]
+        assert node.log.of(UNPROVEN) == []
+
+
+async def test_h9_one_id_of_a_request_that_still_runs_refuses_the_whole_request(known: Attributions) -> None:
+    """H28: all or nothing."""
+    async with stage(devices=2) as node:
+        await node.run_pod("old", limits={RESOURCE: 1}, stop_seconds=3600)
+        await known.wait("old")
+        container = node.container("old")
+        node.box.delete_pod("old", force=True)
+        await node.box.wait_gone("pods", "old")
+        with pytest.raises(EndpointError, match=f"{acc(1)} is still in use by pod default/old"):
+            await node.allocate(acc(0), acc(1))
+        assert set(node.ledger()) == {acc(1)}
+        node.box.runtime.crash(container)
+
+
+async def test_h14_an_id_of_a_running_pod_that_a_damaged_checkpoint_forgot_is_refused(
+    known: Attributions,
+) -> None:
+    async with stage(devices=1) as node:
+        await node.run_pod("old", limits={RESOURCE: 1})
+        await known.wait("old")
+        (hold,) = node.holds()
+        since = len(node.box.observe)
+        await node.box.kubelet.kill()
+        (node.box.paths.device_plugins / "kubelet_internal_checkpoint").write_text("{ not JSON")
+        await node.box.kubelet.start()
+        await node.box.observe.wait("CheckpointCorrupt", since=since)
+        await node.box.observe.wait("DevicesListed", RESOURCE, since=since)
+        await node.box.wait_allocatable(RESOURCE, 1)
+        with pytest.raises(EndpointError, match=f"{acc(0)} is still in use by pod default/old"):
+            await node.allocate(acc(0))
+        assert node.container("old").running and node.holds() == [hold]
+
+
+async def test_an_id_without_a_known_holder_costs_no_look(
+    known: Attributions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    look = CriClient.containers_of
+
+    async def noted(client: CriClient, uid: str, within: float) -> object:
+        asked.append(uid)
+        return await look(client, uid, within)
+
+    monkeypatch.setattr(CriClient, "containers_of", noted)
+    async with stage(devices=2) as node:
+        await node.allocate(acc(0))
+        await node.allocate(acc(0))
+        assert asked == []
+        await node.run_pod("p", limits={RESOURCE: 1})
+        await known.wait("p")
+        node.box.delete_pod("p")
+        await node.box.wait_gone("pods", "p")
+        await node.allocate(acc(1))
+        assert len(asked) == 1
+
+
+async def test_without_a_runtime_an_id_is_handed_out_again_and_counted_as_unproven(
+    known: Attributions,
+) -> None:
+    async with stage(devices=1) as node, lingering(node, known):
+        await node.box._cri.stop()
+        await node.allocate(acc(0))
+        told = await node.log.wait(UNPROVEN)
+        assert told["devices"] == [acc(0)] and "cri.sock" in told["why"]
+        assert node.phases() == {acc(0): Phase.GRANTED}
+
+
+async def test_a_runtime_that_hangs_costs_an_allocate_no_more_than_its_bound(
+    known: Attributions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(devices=1) as node, lingering(node, known):
+        hang = asyncio.Event()
+
+        async def hangs(
+            server: CriServer, request: object, context: grpc.aio.ServicerContext[object, object]
+        ) -> object:
+            await hang.wait()
+            return cri.ListContainersResponse()
+
+        # The server looks its methods up when it is made.
+        await node.box._cri.stop()
+        monkeypatch.setattr(CriServer, "ListContainers", hangs)
+        await node.box._cri.start()
+        began = asyncio.get_running_loop().time()
+        await node.allocate(acc(0))
+        assert asyncio.get_running_loop().time() - began < sources.GLANCE_S + 2
+        assert "300 ms" in (await node.log.wait(UNPROVEN))["why"]
+        hang.set()
+
+
+async def test_a_refused_ledger_write_counts_no_unproven_hand_out(
+    known: Attributions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(devices=1) as node, lingering(node, known):
+        await node.box._cri.stop()
+
+        async def full(ledger: Ledger, picks: object) -> object:
+            raise LedgerError("disk is full")
+
+        monkeypatch.setattr(Ledger, "grant", full)
+        with pytest.raises(EndpointError, match="disk is full"):
+            await node.allocate(acc(0))
+        assert node.log.of(UNPROVEN) == []
