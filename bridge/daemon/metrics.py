@@ -1,24 +1,22 @@
-"""Prometheus metrics of the daemon, and the report of the planes that feeds them and the log.
+"""Prometheus metrics of the daemon; of what the planes report, failures beside successes.
 
-Failures are counted in the same place as successes, so that no path is left out.
+Every path that reports is counted in one place, so that none is left out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bridge.ledger.account import Account
-from bridge.ledger.holds import Plane
+from bridge.ledger.holds import Phase, Plane
 from bridge.ledger.ledger import Ledger
+from bridge.planes import report as told
 from bridge.planes.projection import free_units, units_of
 from bridge.planes.roster import Roster
 from bridge.planes.rosters import Rosters
-
-log = logging.getLogger("bridge.hand-out")
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -28,11 +26,21 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._silent: set[str] = set()
         self.hand_outs = Counter(
             "device_bridge_hand_outs", "Devices handed out.", ["plane", "group"], registry=self.registry
         )
         self.refusals = Counter(
-            "device_bridge_refusals", "Requests refused.", ["plane", "group"], registry=self.registry
+            "device_bridge_refusals",
+            "Requests refused, by reason: held, quarantined, unavailable, moving, in-use, ledger, cdi, other.",
+            ["plane", "group", "reason"],
+            registry=self.registry,
+        )
+        self.lost = Counter(
+            "device_bridge_reservations_lost",
+            "Claims allocated what somebody else has.",
+            ["group"],
+            registry=self.registry,
         )
         self.unproven = Counter(
             "device_bridge_unproven_hand_outs",
@@ -41,7 +49,39 @@ class Metrics:
             registry=self.registry,
         )
         self.releases = Counter(
-            "device_bridge_releases", "Holds ended on proof.", ["plane", "group"], registry=self.registry
+            "device_bridge_releases",
+            "Holds ended, by why: proof (no source shows a use), deallocated (the claim), forced (by an operator).",
+            ["plane", "group", "why"],
+            registry=self.registry,
+        )
+        self.forced = Counter(
+            "device_bridge_forced_releases",
+            "Holds that an operator ended without proof.",
+            ["plane", "group"],
+            registry=self.registry,
+        )
+        self.quarantines = Counter(
+            "device_bridge_quarantines",
+            "Quarantines that began; what is quarantined now is a state of device_bridge_devices.",
+            ["group"],
+            registry=self.registry,
+        )
+        self.healings = Counter(
+            "device_bridge_healings",
+            "Claims that lost a device and were (moved) or were not (left) moved by a taint.",
+            ["group", "result"],
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "device_bridge_events",
+            "Kubernetes events: posted, repeated, same (within ten minutes), dropped (too many), failed.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.degraded = Gauge(
+            "device_bridge_proof_degraded",
+            "Whether a source of evidence does not answer, so that releases wait.",
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "device_bridge_hand_out_seconds",
@@ -52,8 +92,9 @@ class Metrics:
         )
         self.devices = Gauge(
             "device_bridge_devices",
-            "Shares of devices by state: free, held by a plane, unhealthy, quarantined.",
-            ["group", "state"],
+            "Shares of devices by state. With a plane: reserved, prepared, releasing (DRA), granted, held (device "
+            "plugin). Without: free, unhealthy, quarantined. They add up to all; tainted ones count twice.",
+            ["group", "plane", "state"],
             registry=self.registry,
         )
         self.published = Gauge(
@@ -81,18 +122,27 @@ class Metrics:
             registry=self.registry,
         )
 
-    async def follow(self, rosters: Rosters, ledger: Ledger) -> None:
+    async def follow(
+        self, rosters: Rosters, ledger: Ledger, tainted: Callable[[str], Collection[str]] = lambda group: ()
+    ) -> None:
         """Keep the counts of devices current, until cancelled; a burst of changes costs one count a second.
 
         Counted here and not when scraped: that is another thread, and the account belongs to the event loop.
+        `tainted` says which devices of a group are.
         """
         with rosters.any.listen() as changes:
             while True:
                 for group in rosters.pulses:
-                    for state, count in count_by_state(rosters.of(group), ledger.account).items():
-                        self.devices.labels(group, state).set(count)
+                    counts = count_by_state(rosters.of(group), ledger.account)
+                    for (plane, state), count in counts.items():
+                        self.devices.labels(group, plane, state).set(count)
+                    self.devices.labels(group, Plane.DRA, "tainted").set(len(tainted(group)))
                 await changes.wait()
                 await asyncio.sleep(1)
+
+    def event(self, result: str) -> None:
+        """Count what became of an event."""
+        self.events.labels(result).inc()
 
     def request(self, verb: str, resource: str, code: int, seconds: float) -> None:
         """Count a request to the API server."""
@@ -102,59 +152,65 @@ class Metrics:
         """Note whether a source of evidence answered."""
         self.evidence.labels(source).set(yes)
 
+    def count(self, news: told.News) -> None:
+        """Count what the planes report."""
+        match news:
+            case told.HandedOut():
+                self.hand_outs.labels(news.plane, news.group).inc(len(news.devices))
+                self.seconds.labels(news.plane).observe(news.seconds)
+            case told.WasRefused():
+                self.refusals.labels(news.plane, news.group, news.cause).inc()
+            case told.ReservationLost():
+                self.lost.labels(news.group).inc()
+            case told.Unproven():
+                self.unproven.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Ended():
+                why = "deallocated" if news.plane is Plane.DRA else "proof"
+                self.releases.labels(news.plane, news.group, why).inc(len(news.devices))
+            case told.Forced():
+                self.releases.labels(news.plane, news.group, "forced").inc(len(news.devices))
+                self.forced.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Quarantined():
+                self.quarantines.labels(news.group).inc()
+            case told.Healed():
+                self.healings.labels(news.group, "moved").inc()
+            case told.ConflictStands():
+                self.healings.labels(news.group, "left").inc()
+            case told.ProofDegraded():
+                self._silent.add(news.source)
+            case told.ProofRestored():
+                self._silent.discard(news.source)
+            case told.QuarantineLifted() | told.Healing():
+                pass  # their counterparts are counted
+        self.degraded.set(bool(self._silent))
 
-def count_by_state(roster: Roster, account: Account) -> dict[str, int]:
-    """How many shares of a group are free, held by each plane, unhealthy, quarantined. Pure.
+
+def count_by_state(roster: Roster, account: Account) -> dict[tuple[str, str], int]:
+    """How many shares of a group are in which state, by (plane, state); without a plane what nobody holds. Pure.
 
     A held share of an unhealthy or quarantined device counts as held, so a quarantine of held devices shows here
     only when they are given back. Silicon that another group holds counts there, and here as nothing.
     """
-    counts = dict.fromkeys(("free", *Plane, "unhealthy", "quarantined"), 0)
+    counts = {(str(plane), str(phase)): 0 for phase, plane in _PLANE_OF.items()}
+    counts |= {("", state): 0 for state in ("free", "unhealthy", "quarantined")}
     for plane in Plane:
-        counts[plane] = sum(units_of(hold, roster) for hold in account.of_group(plane, roster.group.name))
+        for hold in account.of_group(plane, roster.group.name):
+            counts[plane, hold.phase] += units_of(hold, roster)
     for device in roster.devices:
         room = free_units(roster, account, device)
         if account.quarantine_of(device.group, device.name) is not None:
-            counts["quarantined"] += room
+            counts["", "quarantined"] += room
         elif not device.health.ok:
-            counts["unhealthy"] += room
+            counts["", "unhealthy"] += room
         else:
-            counts["free"] += room
+            counts["", "free"] += room
     return counts
 
 
-class MetricsReport:
-    """The report of the planes: one log line for each hand-out, refusal and release, and the counters."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def handed_out(
-        self, plane: Plane, group: str, devices: Sequence[str], holder: str, seconds: float
-    ) -> None:
-        """Devices were handed out, durably."""
-        self._metrics.hand_outs.labels(plane, group).inc(len(devices))
-        self._metrics.seconds.labels(plane).observe(seconds)
-        log.info(
-            "handed out", extra=_fields(plane, group, devices, holder) | {"ms": round(seconds * 1000, 3)}
-        )
-
-    def refused(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
-        """A request was refused."""
-        self._metrics.refusals.labels(plane, group).inc()
-        log.warning("refused", extra=_fields(plane, group, devices, holder) | {"why": why})
-
-    def unproven(self, plane: Plane, group: str, devices: Sequence[str], why: str) -> None:
-        """Devices were handed out on less proof than there should be."""
-        self._metrics.unproven.labels(plane, group).inc(len(devices))
-        extra = {"plane": str(plane), "group": group, "devices": list(devices), "why": why}
-        log.warning("handed out unproven", extra=extra)
-
-    def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
-        """Holds ended."""
-        self._metrics.releases.labels(plane, group).inc(len(devices))
-        log.info("released", extra=_fields(plane, group, devices, holder) | {"why": why})
-
-
-def _fields(plane: Plane, group: str, devices: Sequence[str], holder: str) -> dict[str, object]:
-    return {"plane": str(plane), "group": group, "devices": list(devices), "holder": holder}
+_PLANE_OF = {
+    Phase.GRANTED: Plane.DEVICE_PLUGIN,
+    Phase.HELD: Plane.DEVICE_PLUGIN,
+    Phase.RESERVED: Plane.DRA,
+    Phase.PREPARED: Plane.DRA,
+    Phase.RELEASING: Plane.DRA,
+}

@@ -23,13 +23,14 @@ from bridge.daemon.follow import follow
 from bridge.daemon.groups import Context
 from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
-from bridge.daemon.metrics import Metrics, MetricsReport
+from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
 from bridge.daemon.probes import Probes
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
 from bridge.daemon.tasks import until
+from bridge.daemon.telling import EventNews, QuarantineNews, log_news, source_news
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
 from bridge.ledger.holds import Plane, PodHolder
@@ -37,8 +38,10 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.cdi import CdiFiles
+from bridge.platform.events import Events
 from bridge.platform.roots import Roots
 from dra_v1.kube import KubeApi
 from dra_v1.kube_config import KubeConfigError
@@ -53,7 +56,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
     stop = stop or _stop_on_signals()
     started = time.monotonic()
     metrics, checks = Metrics(), Checks()
-    report = MetricsReport(metrics)
+    report = Report(log_news, metrics.count)
     async with contextlib.AsyncExitStack() as stack:
         ledger = await _ledger(config)
         stack.push_async_callback(ledger.close)
@@ -72,8 +75,11 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         await files.sweep({group.name for group in config.groups})
         await files.restore(rosters.preview(inventory))
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
+        events = Events(api, settings.node_name, metrics.event)
+        report.add(EventNews(events, settings.node_name))
+        QuarantineNews(ledger, report)
         probes = Probes(config, rosters, ledger, roots)
-        sources = await stack.enter_async_context(_sources(config, settings, api, ledger, probes, metrics))
+        sources = await stack.enter_async_context(_sources(config, settings, api, ledger, probes, metrics, report))
         reconciler = _reconciler(config, ledger, rosters, sources, report)
         await reconciler.take_up()
         deallocations = Deallocations(ledger, api, _drivers(config), settings.node_name, report)
@@ -113,6 +119,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "reconciler": reconciler.run(),
             "heartbeat": checks.beat(),
             "metrics": metrics.follow(rosters, ledger),
+            "events": events.run(),
         }
         await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
@@ -133,19 +140,24 @@ def _sources(
     ledger: Ledger,
     probes: Probes,
     metrics: Metrics,
+    report: Report,
 ) -> Sources:
     def holders() -> list[PodHolder]:
         holds = ledger.account.on_plane(Plane.DEVICE_PLUGIN)
         return [hold.holder for hold in holds if isinstance(hold.holder, PodHolder)]
 
+    def trouble(source: str) -> tuple[str, str]:
+        health = next(one for one in made.health() if one.name == source)
+        return health.error, health.without
+
     resources = _resources(config).values()
-    return Sources(
-        config.daemon, resources, settings.node_name, api, holders, probes.look, metrics.source_answers
-    )
+    answered = source_news(report, trouble, metrics.source_answers)
+    made = Sources(config.daemon, resources, settings.node_name, api, holders, probes.look, answered)
+    return made
 
 
 def _reconciler(
-    config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: MetricsReport
+    config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: Report
 ) -> Reconciler:
     grace = Grace(unmatched=config.daemon.release_grace_seconds)
     names = Names(_resources(config), _drivers(config), rosters.known_pick)

@@ -96,7 +96,7 @@ class DevicePluginPlane:
             )
             await self._around.ledger.grant(picks)
         except (Unavailable, Refused, StillUsed, LedgerError) as error:
-            self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error))
+            self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error), error)
             raise AllocationRefused(str(error)) from error
         for device_id, why in unproven.items():
             self._around.report.unproven(Plane.DEVICE_PLUGIN, self._group, [device_id], why)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.devices.kinds.base import Kind
-from bridge.ledger.holds import ClaimHolder, Phase, Plane, Refused
+from bridge.ledger.holds import ClaimHolder, Phase, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.deallocation import Deallocations
-from bridge.planes.report import Report
+from bridge.planes.report import Asker, Report
 from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import CdiError, CdiFiles, claim_device, qualified
 from bridge.platform.pulse import Pulse
@@ -50,6 +50,8 @@ class Surroundings:
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
+        rebuilt: set once evidence and ledger have been compared at start; until then nothing changes hands, and
+            only what is remembered is answered (kubelet-contract E.7).
     """
 
     ledger: Ledger
@@ -61,6 +63,7 @@ class Surroundings:
     changed: Pulse
     report: Report
     there: Callable[[str], bool]
+    rebuilt: asyncio.Event
 
 
 class DraPlane:
@@ -78,11 +81,13 @@ class DraPlane:
 
     async def prepare(self, claims: Sequence[Claim]) -> Mapping[str, PreparedClaim | PrepareError]:
         """Book and answer each claim; those of one call share a commit."""
+        await self._around.rebuilt.wait()
         answers = await asyncio.gather(*(self._prepare(claim) for claim in claims))
         return {claim.ref.uid: answer for claim, answer in zip(claims, answers, strict=True)}
 
     async def unprepare(self, claims: Sequence[ClaimRef]) -> Mapping[str, UnprepareError | None]:
         """Let each claim go; one that is not known is done (kubelet-contract B.2)."""
+        await self._around.rebuilt.wait()
         answers = await asyncio.gather(*(self._unprepare(ref) for ref in claims))
         return {ref.uid: answer for ref, answer in zip(claims, answers, strict=True)}
 
@@ -134,7 +139,9 @@ class DraPlane:
                     self._around.cdi.write_claim, self._group, claim.ref.uid, planned.edits
                 )
         except (Unavailable, Refused, LedgerError, CdiError) as error:
-            self._around.report.refused(Plane.DRA, self._group, names, f"claim {claim.ref}", str(error))
+            self._around.report.refused(
+                Plane.DRA, self._group, names, f"claim {claim.ref}", str(error), error, asker_of(claim)
+            )
             return PrepareError(str(error))
         seconds = time.perf_counter() - started
         self._around.report.handed_out(Plane.DRA, self._group, names, f"claim {claim.ref}", seconds)
@@ -167,3 +174,13 @@ class DraPlane:
             return UnprepareError(str(error))
         self._around.deallocations.expect(ref.uid)
         return None
+
+
+def asker_of(claim: Claim) -> Asker:
+    """A claim and its pods, as far as it names them; it may be reserved for others than pods."""
+    pods = (
+        PodHolder(claim.ref.namespace, consumer.name, uid=consumer.uid)
+        for consumer in claim.consumers
+        if consumer.resource == "pods" and not consumer.api_group
+    )
+    return Asker(ClaimHolder(claim.ref.namespace, claim.ref.name, claim.ref.uid), tuple(pods))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bridge.ledger.holds import ClaimHolder, Hold, Plane, PodHolder, Refused
 from bridge.ledger.store import LedgerError
+from bridge.planes.regrants import StillUsed
 from bridge.planes.roster import Unavailable
 from bridge.platform.cdi import CdiError
 
@@ -208,7 +209,11 @@ class Report:
     """Where the planes tell what they did; every sink hears all of it."""
 
     def __init__(self, *sinks: Sink) -> None:
-        self._sinks = sinks
+        self._sinks = list(sinks)
+
+    def add(self, sink: Sink) -> None:
+        """One more that hears what is told from now on."""
+        self._sinks.append(sink)
 
     def tell(self, news: News) -> None:
         """Pass it on."""
@@ -233,9 +238,7 @@ class Report:
     ) -> None:
         """A request was refused, with the text that the caller got; the error that it came from tells the cause."""
         blockers = error.blockers if isinstance(error, Refused) else ()
-        self.tell(
-            WasRefused(plane, group, tuple(devices), holder, why, cause_of(error), blockers, asker)
-        )
+        self.tell(WasRefused(plane, group, tuple(devices), holder, why, cause_of(error), blockers, asker))
 
     def unproven(self, plane: Plane, group: str, devices: Sequence[str], why: str) -> None:
         """Devices were handed out again, and nobody could say whether their last pod still runs."""
@@ -255,6 +258,8 @@ def cause_of(error: Exception | None) -> Cause:
     match error:
         case Refused(blockers=blockers):
             return Cause.HELD if blockers else Cause.QUARANTINED
+        case StillUsed():
+            return Cause.IN_USE
         case Moving():
             return Cause.MOVING
         case Unavailable():

@@ -14,8 +14,10 @@ import pytest
 from bridge.daemon import checks as checks_module
 from bridge.daemon.checks import Checks
 from bridge.daemon.http import HttpEndpoint
-from bridge.daemon.metrics import Metrics, MetricsReport, count_by_state
+from bridge.daemon.metrics import Metrics, count_by_state
 from bridge.ledger.holds import Plane
+from bridge.ledger.store import LedgerError
+from bridge.planes.report import Report
 from tests.protocol.stage import ACC, RESOURCE, stage
 from tests.unit.rosters import account, device, group, hold, inventory, roster
 
@@ -73,16 +75,16 @@ def test_other_paths_say_where_to_look(served: Served) -> None:
 
 
 def test_hand_outs_refusals_and_releases_are_counted_by_plane(served: Served) -> None:
-    report = MetricsReport(served.metrics)
+    report = Report(served.metrics.count)
     report.handed_out(Plane.DRA, "acc", ["acc0", "acc1"], "claim default/c", 0.004)
-    report.refused(Plane.DEVICE_PLUGIN, "acc", ["acc0"], "a pod", "held")
+    report.refused(Plane.DEVICE_PLUGIN, "acc", ["acc0"], "a pod", "full", LedgerError("full"))
     report.ended(Plane.DRA, "acc", ["acc0"], "claim default/c", "deallocated")
     served.metrics.request("get", "resourceclaims", 200, 0.01)
     _, text = served.get("/metrics")
     for line in (
         'device_bridge_hand_outs_total{group="acc",plane="dra"} 2.0',
-        'device_bridge_refusals_total{group="acc",plane="device-plugin"} 1.0',
-        'device_bridge_releases_total{group="acc",plane="dra"} 1.0',
+        'device_bridge_refusals_total{group="acc",plane="device-plugin",reason="ledger"} 1.0',
+        'device_bridge_releases_total{group="acc",plane="dra",why="deallocated"} 1.0',
         'device_bridge_hand_out_seconds_count{plane="dra"} 1.0',
         'device_bridge_hand_out_seconds_bucket{le="0.005",plane="dra"} 1.0',
         'device_bridge_api_requests_total{code="200",resource="resourceclaims",verb="get"} 1.0',
@@ -112,13 +114,15 @@ def test_devices_are_counted_by_state() -> None:
         ],
         {"acc3": "in doubt"},
     )
-    assert count_by_state(roster(group(), inventory(*devices), kept), kept) == {
-        "free": 1,
-        "device-plugin": 2,
-        "dra": 3,
-        "unhealthy": 1,
-        "quarantined": 1,
+    counts = count_by_state(roster(group(), inventory(*devices), kept), kept)
+    assert {where: count for where, count in counts.items() if count} == {
+        ("", "free"): 1,
+        ("device-plugin", "held"): 2,
+        ("dra", "prepared"): 3,
+        ("", "unhealthy"): 1,
+        ("", "quarantined"): 1,
     }
+    assert sum(counts.values()) == sum(one.shares for one in devices)
 
 
 def free_port() -> int:
@@ -138,8 +142,13 @@ async def test_the_whole_daemon_counts_hand_outs_and_says_when_it_is_ready() -> 
         assert status == 200
         for plane in ("device-plugin", "dra"):
             assert f'device_bridge_hand_outs_total{{group="acc",plane="{plane}"}} 1.0' in text
-        for state in ("free", "device-plugin", "dra", "unhealthy", "quarantined"):
-            assert f'device_bridge_devices{{group="acc",state="{state}"}} ' in text
+        for plane, states in {
+            "": ("free", "unhealthy", "quarantined"),
+            "device-plugin": ("granted", "held"),
+            "dra": ("reserved", "prepared", "releasing", "tainted"),
+        }.items():
+            for state in states:
+                assert f'device_bridge_devices{{group="acc",plane="{plane}",state="{state}"}} ' in text
         assert 'device_bridge_registered{group="acc",plane="dra"} 1.0' in text
         assert await asyncio.to_thread(get, port, "/healthz") == (200, "ok\n")
         assert await asyncio.to_thread(get, port, "/readyz") == (200, "ok\n")
