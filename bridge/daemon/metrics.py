@@ -160,16 +160,21 @@ class Metrics:
                 self.seconds.labels(news.plane).observe(news.seconds)
             case told.WasRefused():
                 self.refusals.labels(news.plane, news.group, news.cause).inc()
-            case told.ReservationLost():
-                self.lost.labels(news.group).inc()
-            case told.Unproven():
-                self.unproven.labels(news.plane, news.group).inc(len(news.devices))
             case told.Ended():
                 why = "deallocated" if news.plane is Plane.DRA else "proof"
                 self.releases.labels(news.plane, news.group, why).inc(len(news.devices))
             case told.Forced():
                 self.releases.labels(news.plane, news.group, "forced").inc(len(news.devices))
                 self.forced.labels(news.plane, news.group).inc(len(news.devices))
+            case _:
+                self._count_trouble(news)
+
+    def _count_trouble(self, news: told.News) -> None:
+        match news:
+            case told.ReservationLost():
+                self.lost.labels(news.group).inc()
+            case told.Unproven():
+                self.unproven.labels(news.plane, news.group).inc(len(news.devices))
             case told.Quarantined():
                 self.quarantines.labels(news.group).inc()
             case told.Healed():
@@ -180,8 +185,8 @@ class Metrics:
                 self._silent.add(news.source)
             case told.ProofRestored():
                 self._silent.discard(news.source)
-            case told.QuarantineLifted() | told.Healing():
-                pass  # their counterparts are counted
+            case _:
+                pass  # the end of a quarantine and the begin of a healing: their counterparts are counted
         self.degraded.set(bool(self._silent))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from bridge.ledger.holds import ClaimHolder, Hold, PodHolder, Quarantine
 from bridge.ledger.ledger import Ledger
@@ -13,50 +15,60 @@ from bridge.platform.events import Events, ObjectRef, Reason, claim_ref, node_re
 
 log = logging.getLogger("bridge.hand-out")
 
+_LINES: Mapping[type[News], tuple[int, str]] = {
+    told.HandedOut: (logging.INFO, "handed out"),
+    told.WasRefused: (logging.WARNING, "refused"),
+    told.Unproven: (logging.WARNING, "handed out unproven"),
+    told.Ended: (logging.INFO, "released"),
+    told.Forced: (logging.WARNING, "released by force"),
+    told.ReservationLost: (logging.WARNING, "reservation lost"),
+    told.Healing: (logging.WARNING, "healing"),
+    told.Healed: (logging.INFO, "healed"),
+    told.ConflictStands: (logging.WARNING, "conflict stands"),
+}
+"""Of quarantines and of evidence, those who find them out say more than a line from here would."""
+
 
 def log_news(news: News) -> None:
     """One line for each."""
-    match news:
-        case told.HandedOut():
-            log.info("handed out", extra=_fields(news) | {"ms": round(news.seconds * 1000, 3)})
-        case told.WasRefused():
-            log.warning("refused", extra=_fields(news) | {"why": news.why, "reason": str(news.cause)})
-        case told.Unproven():
-            extra = {"plane": str(news.plane), "group": news.group, "devices": list(news.devices)}
-            log.warning("handed out unproven", extra=extra | {"why": news.why})
-        case told.Ended():
-            log.info("released", extra=_fields(news) | {"why": news.why})
-        case told.Forced():
-            log.warning("released by force", extra=_fields(news) | {"who": news.who, "why": news.why})
-        case told.ReservationLost():
-            extra = {"group": news.group, "devices": list(news.devices), "holder": str(news.asker.claim)}
-            log.warning("reservation lost", extra=extra | {"why": news.why})
-        case told.Healing():
-            log.warning("healing", extra=_conflict(news) | {"held_by": _names(news.holders)})
-        case told.Healed():
-            log.info("healed", extra=_conflict(news) | {"why": news.why})
-        case told.ConflictStands():
-            extra = _conflict(news) | {"held_by": _names(news.holders), "why": news.why}
-            log.warning("conflict stands", extra=extra)
-        case told.Quarantined() | told.QuarantineLifted() | told.ProofDegraded() | told.ProofRestored():
-            pass  # who finds it out says more than this would
+    line = _LINES.get(type(news))
+    if line is not None:
+        log.log(*line, extra=_fields(news))
 
 
-def _fields(news: told.HandedOut | told.WasRefused | told.Ended | told.Forced) -> dict[str, object]:
-    return {
-        "plane": str(news.plane),
-        "group": news.group,
-        "devices": list(news.devices),
-        "holder": news.holder,
-    }
-
-
-def _conflict(news: told.Healing | told.Healed | told.ConflictStands) -> dict[str, object]:
-    return {"group": news.group, "device": news.device, "claim": str(news.asker.claim)}
+def _fields(news: News) -> dict[str, object]:
+    """Its fields, in the words of the log."""
+    out: dict[str, object] = {}
+    for field in dataclasses.fields(news):
+        value = getattr(news, field.name)
+        match field.name:
+            case "seconds":
+                out["ms"] = round(value * 1000, 3)
+            case "asker":
+                out |= {"claim": str(value.claim)} if value else {}
+            case "blockers" | "holders":
+                out |= {"held_by": _names(value)} if value else {}
+            case "devices":
+                out["devices"] = list(value)
+            case "cause":
+                out["reason"] = str(value)
+            case name:
+                out[name] = str(value)
+    return out
 
 
 def _names(holds: Iterable[Hold]) -> list[str]:
     return list(dict.fromkeys(str(hold.holder) for hold in holds))
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What an event says, and about what; nothing named means the Node."""
+
+    reason: Reason
+    text: str
+    about: tuple[ObjectRef, ...] = ()
+    warning: bool = True
 
 
 class EventNews:
@@ -71,42 +83,54 @@ class EventNews:
 
     def __call__(self, news: News) -> None:
         """Post the event that the news is worth, if any."""
-        match news:
-            case told.WasRefused(asker=None):
-                self._tell([self._node], Reason.DEVICE_REFUSED, f"{news.why}.{_on_node(news)}")
-            case told.WasRefused(asker=Asker() as asker):
-                advice = advise(news.blockers, news.cause)
-                self._tell(concerned(asker), Reason.DEVICE_REFUSED, f"{news.why}.{advice}")
-            case told.ReservationLost():
-                text = f"{news.why}.{advise(news.blockers, Cause.HELD)}"
-                self._tell(concerned(news.asker), Reason.RESERVATION_LOST, text)
-            case told.Forced():
-                text = f"{_listed(news.devices)} of group {news.group} taken from {news.holder} by {news.who}: {news.why}"
-                self._tell([self._node], Reason.RELEASED_BY_FORCE, text)
-            case told.Healing():
-                self._tell(concerned(news.asker), Reason.HEALING, _healing(news))
-            case told.Healed():
-                text = f"the taint on {news.device} is taken back: {news.why}"
-                self._tell(concerned(Asker(news.asker.claim)), Reason.HEALED, text, warning=False)
-            case told.ConflictStands():
-                self._tell(concerned(news.asker), Reason.NOT_HEALED, _stands(news))
-            case told.Quarantined():
-                self._tell([self._node], Reason.QUARANTINED, _quarantine(news.group, news.device, news.why))
-            case told.QuarantineLifted():
-                text = f"{_what(news.group, news.device)} is offered again; it was in quarantine: {news.why}"
-                self._tell([self._node], Reason.QUARANTINE_LIFTED, text, warning=False)
-            case told.ProofDegraded():
-                text = f"{news.source} does not answer ({news.trouble}): {news.effect}. See `bridge doctor`."
-                self._tell([self._node], Reason.PROOF_DEGRADED, text)
-            case told.ProofRestored():
-                text = f"{news.source} answers again"
-                self._tell([self._node], Reason.PROOF_RESTORED, text, warning=False)
-            case told.HandedOut() | told.Ended() | told.Unproven():
-                pass  # everyday, or the log's
+        saying = of_claims(news) or of_node(news)
+        if saying is not None:
+            for one in saying.about or (self._node,):
+                self._events.tell(one, saying.reason, saying.text, warning=saying.warning)
 
-    def _tell(self, about: Iterable[ObjectRef], reason: Reason, text: str, *, warning: bool = True) -> None:
-        for one in about:
-            self._events.tell(one, reason, text, warning=warning)
+
+def of_claims(news: News) -> Saying | None:
+    """What to say on a claim and its pods, if the news is about one. Pure."""
+    match news:
+        case told.WasRefused(asker=Asker() as asker):
+            text = f"{news.why}.{advise(news.blockers, news.cause)}"
+            return Saying(Reason.DEVICE_REFUSED, text, concerned(asker))
+        case told.ReservationLost():
+            text = f"{news.why}.{advise(news.blockers, Cause.HELD)}"
+            return Saying(Reason.RESERVATION_LOST, text, concerned(news.asker))
+        case told.Healing():
+            return Saying(Reason.HEALING, _healing(news), concerned(news.asker))
+        case told.Healed():
+            text = f"the taint on {news.device} is taken back: {news.why}"
+            return Saying(Reason.HEALED, text, concerned(Asker(news.asker.claim)), warning=False)
+        case told.ConflictStands():
+            return Saying(Reason.NOT_HEALED, _stands(news), concerned(news.asker))
+        case _:
+            return None
+
+
+def of_node(news: News) -> Saying | None:
+    """What to say on the Node. Pure."""
+    match news:
+        case told.WasRefused():
+            return Saying(Reason.DEVICE_REFUSED, f"{news.why}.{_after_refusal(news.cause)}")
+        case told.Forced():
+            what = f"{_listed(news.devices)} of group {news.group}"
+            text = f"{what} was taken from {news.holder} by {news.who}: {news.why}"
+            return Saying(Reason.RELEASED_BY_FORCE, text)
+        case told.Quarantined():
+            text = f"{_what(news.group, news.device)} is not offered any more, on either plane: {news.why}"
+            return Saying(Reason.QUARANTINED, text)
+        case told.QuarantineLifted():
+            text = f"{_what(news.group, news.device)} is offered again; it was in quarantine: {news.why}"
+            return Saying(Reason.QUARANTINE_LIFTED, text, warning=False)
+        case told.ProofDegraded():
+            text = f"{news.source} does not answer ({news.trouble}): {news.effect}. See `bridge doctor`."
+            return Saying(Reason.PROOF_DEGRADED, text)
+        case told.ProofRestored():
+            return Saying(Reason.PROOF_RESTORED, f"{news.source} answers again", warning=False)
+        case _:
+            return None
 
 
 def concerned(asker: Asker) -> tuple[ObjectRef, ...]:
@@ -145,10 +169,8 @@ def _deletable(hold: Hold) -> str:
             return f"the pods of {claim}"
 
 
-def _on_node(news: told.WasRefused) -> str:
-    if news.cause is Cause.HELD:
-        return " The pod that asked has failed; its controller makes a new one."
-    return ""
+def _after_refusal(cause: Cause) -> str:
+    return " The pod that asked has failed; its controller makes a new one." if cause is Cause.HELD else ""
 
 
 def _healing(news: told.Healing) -> str:
@@ -165,10 +187,6 @@ def _stands(news: told.ConflictStands) -> str:
         f"{news.device} was allocated to this claim, but {holders} has it, and the pod is not moved by itself: "
         f"{news.why}.{advise(news.holders, Cause.HELD)}"
     )
-
-
-def _quarantine(group: str, device: str, why: str) -> str:
-    return f"{_what(group, device)} is not offered any more, on either plane: {why}"
 
 
 def _what(group: str, device: str) -> str:
