@@ -13,12 +13,13 @@ from bridge.config import Config, Group
 from bridge.daemon.checks import Checks
 from bridge.daemon.dra import SliceFeed
 from bridge.daemon.metrics import Metrics
-from bridge.daemon.tasks import until
+from bridge.daemon.tasks import cancel, until
 from bridge.devices.kinds import KINDS
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes import device_plugin, dra
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.healing import Healing
 from bridge.planes.regrants import RunningOf
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
@@ -40,15 +41,18 @@ class Context:
     rosters: Rosters
     cdi: CdiFiles
     deallocations: Deallocations
+    healing: Healing
     report: Report
     roots: Roots
     metrics: Metrics
     checks: Checks
     running_of: RunningOf
+    rebuilt: asyncio.Event
 
 
 class GroupRunner:
-    """Serves one group while the context lasts. Entering raises `SocketError`."""
+    """Serves one group while the context lasts: DRA at once, for the sake of what is held already, and the rest by
+    `offer`. Both raise `SocketError`."""
 
     def __init__(self, group: Group, context: Context) -> None:
         self._group = group
@@ -61,14 +65,22 @@ class GroupRunner:
             # DRA first: its registration also keeps the kubelet from wiping slices (kubelet-contract E.7).
             if self._context.rosters.serves(self._group, Plane.DRA):
                 await self._serve_dra(stack)
-            if self._context.rosters.serves(self._group, Plane.DEVICE_PLUGIN):
-                await self._serve_device_plugin(stack)
             self._stack = stack.pop_all()
         return self
+
+    async def offer(self) -> None:
+        """Serve the device plugin plane, once the rebuild has shown what it has out."""
+        await self._context.rebuilt.wait()
+        if self._context.rosters.serves(self._group, Plane.DEVICE_PLUGIN):
+            await self._serve_device_plugin(self._stack)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop serving, registrations first. May be called again."""
         await self._stack.aclose()
 
     async def watch(self) -> None:
@@ -109,7 +121,7 @@ class GroupRunner:
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
         context, group = self._context, self._group
         assert context.api is not None, "it is made where any group serves DRA, and no group begins to later"
-        feed = SliceFeed(group.name, context.rosters, context.ledger, context.metrics)
+        feed = SliceFeed(group, context.rosters, context.ledger, context.metrics, context.healing)
         plane = dra.DraPlane(
             group.name,
             dra.Surroundings(
@@ -119,9 +131,11 @@ class GroupRunner:
                 context.node_name,
                 context.cdi,
                 context.deallocations,
+                context.healing,
                 context.rosters.pulses[group.name],
                 context.report,
                 context.roots.still_there,
+                context.rebuilt,
             ),
         )
         plugin = DraPlugin(
@@ -138,19 +152,18 @@ class GroupRunner:
         )
         await stack.enter_async_context(plugin)
         context.checks.add(f"group {group.name}, DRA", lambda: _dra_trouble(plugin))
-        task = asyncio.create_task(feed.run(plugin), name=f"slices of group {group.name}")
-        stack.push_async_callback(_cancel, task)
+        task = asyncio.create_task(self._publish(feed, plugin), name=f"slices of group {group.name}")
+        stack.push_async_callback(cancel, task)
         self._lasting["publication"] = plugin.wait
         self._lasting["slices"] = lambda: _join(task)
+
+    async def _publish(self, feed: SliceFeed, plugin: DraPlugin) -> None:
+        await self._context.rebuilt.wait()
+        await feed.run(plugin)
 
 
 async def _join(task: asyncio.Task[None]) -> None:
     await asyncio.shield(task)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _dra_trouble(plugin: DraPlugin) -> str:

@@ -1,8 +1,8 @@
 """Start-up and shut-down order of the daemon (design 7), and nothing else.
 
-Lock and load the ledger, discover, write CDI files, take up what the kubelet has, then serve and register. What is
-held already is answered for before anything new is offered. At the end registrations go first, then the servers;
-slices stay; the ledger's lock goes last.
+Lock and load the ledger, discover, write CDI files, serve DRA to those who hold already while the kubelet's evidence
+is taken up, then offer what is free on both planes: nothing new is handed out before the rebuild is done. At the end
+registrations go first, then the servers; slices stay; the ledger's lock goes last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bridge.daemon.probes import Probes
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
-from bridge.daemon.tasks import until
+from bridge.daemon.tasks import cancel, done_or, until
 from bridge.daemon.telling import EventNews, QuarantineNews, log_news, source_news
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
@@ -38,6 +38,7 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.healing import Healing
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.cdi import CdiFiles
@@ -45,6 +46,7 @@ from bridge.platform.events import Events
 from bridge.platform.roots import Roots
 from dra_v1.kube import KubeApi
 from dra_v1.kube_config import KubeConfigError
+from dra_v1.resource_api import ResourceApi
 
 __all__ = ["StartError", "run"]
 
@@ -81,9 +83,20 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         probes = Probes(config, rosters, ledger, roots)
         sources = await stack.enter_async_context(_sources(config, settings, api, ledger, probes, metrics, report))
         reconciler = _reconciler(config, ledger, rosters, sources, report)
-        await reconciler.take_up()
+        rebuilt = asyncio.Event()
+        rebuild = asyncio.create_task(reconciler.take_up(), name="rebuild")
+        stack.push_async_callback(cancel, rebuild)
         deallocations = Deallocations(ledger, api, _drivers(config), settings.node_name, report)
         stack.push_async_callback(deallocations.stop)
+        healing = Healing(
+            ledger,
+            rosters,
+            ResourceApi(api) if api is not None else None,
+            _drivers(config),
+            settings.node_name,
+            report,
+        )
+        stack.push_async_callback(healing.stop)
         context = Context(
             config,
             settings.node_name,
@@ -92,15 +105,22 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             rosters,
             cdi,
             deallocations,
+            healing,
             report,
             roots,
             metrics,
             checks,
             sources.running_of,
+            rebuilt,
         )
         # The groups stop together, registrations before the rest of the daemon.
         serving = await stack.enter_async_context(Serving(config.groups, context, files))
+        # Prepare of what is held already is answered from here on; nothing new before the rebuild is done.
+        if not await done_or(stop, rebuild):
+            return
+        rebuilt.set()
         deallocations.start()
+        await serving.offer()
         checks.started()
         freeze()
         log.info(
@@ -118,7 +138,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
             "heartbeat": checks.beat(),
-            "metrics": metrics.follow(rosters, ledger),
+            "metrics": metrics.follow(rosters, ledger, healing.moving),
             "events": events.run(),
         }
         await until(stop, work)

@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Serving:
-    """Serves the groups while the context lasts. Entering raises StartError if not one of them can be served."""
+    """Serves the groups while the context lasts: what is held at once, what is free from `offer` on.
+
+    Both raise StartError if not one group can be served.
+    """
 
     def __init__(self, groups: Sequence[Group], context: Context, files: GroupFiles) -> None:
         self._groups = groups
@@ -39,11 +42,21 @@ class Serving:
         async with self._stack:
             for group in self._groups:
                 self._context.checks.add(f"group {group.name}", partial(self._trouble, group.name))
-                await self._try(group)
-            if not self._runners:
-                raise StartError("; ".join(self._refused.values()))
+                await self._begin(group)
+            self._check()
             self._stack = self._stack.pop_all()
         return self
+
+    async def offer(self) -> None:
+        """Offer what is free, on both planes, once the rebuild is done."""
+        for group in self._groups:
+            if group.name in self._runners:
+                await self._offer(group)
+        self._check()
+
+    def _check(self) -> None:
+        if not self._runners:
+            raise StartError("; ".join(self._refused.values()))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,26 +70,41 @@ class Serving:
     async def _keep(self, group: Group) -> None:
         while group.name not in self._runners:
             await asyncio.sleep(RETRY_S)
-            await self._try(group)
+            await self._begin(group)
+            if group.name in self._runners:
+                await self._offer(group)
         await self._runners[group.name].watch()
 
-    async def _try(self, group: Group) -> None:
+    async def _begin(self, group: Group) -> None:
         try:
             missing = await self._files.restore([self._context.rosters.of(group.name)])
             if group.name in missing:
                 raise CdiError(missing[group.name])
             runner = await self._stack.enter_async_context(GroupRunner(group, self._context))
         except (SocketError, CdiError) as error:
-            if str(error) != self._refused.get(group.name):
-                log.error(
-                    "group refused, it is tried again",
-                    extra={"group": group.name, "error": str(error), "every_s": RETRY_S},
-                )
-            self._refused[group.name] = str(error)
+            self._refuse(group, error)
+            return
+        self._runners[group.name] = runner
+
+    async def _offer(self, group: Group) -> None:
+        runner = self._runners[group.name]
+        try:
+            await runner.offer()
+        except SocketError as error:
+            del self._runners[group.name]
+            await runner.close()
+            self._refuse(group, error)
             return
         if self._refused.pop(group.name, None) is not None:
             log.info("group served after all", extra={"group": group.name})
-        self._runners[group.name] = runner
+
+    def _refuse(self, group: Group, error: Exception) -> None:
+        if str(error) != self._refused.get(group.name):
+            log.error(
+                "group refused, it is tried again",
+                extra={"group": group.name, "error": str(error), "every_s": RETRY_S},
+            )
+        self._refused[group.name] = str(error)
 
     def _trouble(self, group: str) -> str:
         return self._refused.get(group, "")

@@ -27,6 +27,29 @@ async def until(stop: asyncio.Event, work: Mapping[str, Coroutine[object, object
         await asyncio.gather(waiting, *tasks, return_exceptions=True)
 
 
+async def cancel(task: asyncio.Task[None]) -> None:
+    """End a task and wait for its end; what became of it is not asked."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def done_or(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
+    """Wait for a task, or until told to stop; whether the task is done. Raises what it raised."""
+
+    async def told() -> None:
+        await stop.wait()
+
+    waiting = asyncio.create_task(told(), name="stop")
+    try:
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel(waiting)
+    if not task.done():
+        return False
+    await task
+    return True
+
+
 def _broken(task: asyncio.Task[None]) -> Broken:
     error = asyncio.CancelledError() if task.cancelled() else task.exception()
     if error is None:

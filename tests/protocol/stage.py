@@ -147,9 +147,9 @@ class Node:
             accept_empty_ledger=accept_empty_ledger,
         )
         self._stop = asyncio.Event()
-        since = len(self.box.observe)
+        since, said = len(self.box.observe), len(self.log.records)
         self._task = asyncio.create_task(run(load(file), settings, stop=self._stop))
-        ready = asyncio.create_task(self._ready(since, refused))
+        ready = asyncio.create_task(self._ready(since, said, refused))
         done, _ = await asyncio.wait([self._task, ready], return_when=asyncio.FIRST_COMPLETED)
         if self._task in done:
             ready.cancel()
@@ -159,8 +159,9 @@ class Node:
             raise AssertionError("the daemon ended by itself")
         await ready
 
-    async def _ready(self, since: int, refused: Collection[str]) -> None:
+    async def _ready(self, since: int, said: int, refused: Collection[str]) -> None:
         wait = self.box.observe.wait
+        await self.log.wait("serving", said)
         for group in self.config["groups"]:
             mode = group.get("mode", self.config["mode"])
             name = group["name"]

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from bridge.daemon import sources
-from bridge.ledger.holds import Phase, PodHolder
+from bridge.ledger.holds import Phase
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.platform.api import cri_pb2 as cri
@@ -18,43 +18,12 @@ from bridge.platform.cri import CriClient
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.cri import CriServer
 from bridge.sandbox.kubelet.endpoint import EndpointError
+from tests.protocol.attributions import Attributions, known
 from tests.protocol.stage import RESOURCE, Node, acc, stage
 
+__all__ = ["known"]
+
 UNPROVEN = "handed out unproven"
-
-
-class Attributions:
-    """Tells when the daemon has recorded a pod as holder."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self._more = asyncio.Event()
-
-    def note(self, pod: PodHolder) -> None:
-        self.seen.add(pod.name if pod.uid else "")
-        self._more.set()
-
-    async def wait(self, pod: str) -> None:
-        """Wait until the ledger has a pod as holder, UID and all."""
-        async with asyncio.timeout(10):
-            while pod not in self.seen:
-                self._more.clear()
-                await self._more.wait()
-
-
-@pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Attributions:
-    """Attributions; the daemon looks at its sources without pausing."""
-    for pause in ("SOON_S", "UNDECIDED_S", "SETTLED_S"):
-        monkeypatch.setattr(f"bridge.ledger.reconcile.{pause}", 0.005)
-    attributions, attribute = Attributions(), Ledger.attribute
-
-    async def noted(ledger: Ledger, hold_id: int, pod: PodHolder) -> None:
-        await attribute(ledger, hold_id, pod)
-        attributions.note(pod)
-
-    monkeypatch.setattr(Ledger, "attribute", noted)
-    return attributions
 
 
 @contextlib.asynccontextmanager
