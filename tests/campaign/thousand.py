@@ -1,0 +1,237 @@
+"""Many short pods on few devices: `python -m tests.campaign.thousand`; root.
+
+Eight devices, half of the pods of each plane, twelve at a time, the kernel as judge. Two independent drivers for the
+same devices handed 45 of 200 pods a device that another had open; here it must be none. What a device plugin pod
+cannot be spared in `shared` is a refusal at admission where the scheduler still counted on a device that DRA has just
+taken: how often that happens, and how far the node's status was behind when it did, is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.campaign import journal
+from tests.campaign.checker import DOUBLE_USE, Bounds, check
+from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, Line, Node, Pod
+from tests.campaign.real import end_in_order
+from tests.campaign.real_bed import SYNC_S, Bed, node
+from tests.campaign.real_evidence import Objects, uses
+from tests.campaign.real_load import Fate, Plan
+from tests.cluster import audit
+from tests.e2e import journal as daemon_log
+from tests.e2e.stage import Group
+
+DEVICES = 8
+AT_ONCE = 12
+HOLD_S = 0.5
+SETTLED_S = 35
+"""Until then after a start the daemon gives nothing back that the device plugin plane had: not what is measured."""
+
+SILENCE_S = 180
+"""No pod has ended for so long: something is stuck."""
+
+_TICK_S = 0.1
+
+
+@dataclass
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        made, succeeded: pods by plane.
+        refused: device plugin pods that failed at admission, by their UID.
+        failed: other failures, for people.
+        seconds: from the first pod made to the last pod ended.
+        double: double uses, for people.
+        lags: how long the node's status took to show that DRA had taken a device, in seconds, sorted.
+        behind: of refused pods, how long before their admission DRA had taken what they were counted on, sorted.
+    """
+
+    made: Counter[str] = field(default_factory=Counter)
+    succeeded: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    double: list[str] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    behind: list[float] = field(default_factory=list)
+    refused_by_daemon: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float:
+        """Of the device plugin's pods those refused at admission."""
+        return len(self.refused) / max(1, self.made[DEVICE_PLUGIN])
+
+
+def run(version: str, pods: int, sharing: str, planes: Sequence[str], frequency: str) -> Outcome:
+    """Run so many pods, in turn on each of the planes."""
+    outcome = Outcome()
+    with (
+        tempfile.TemporaryDirectory(prefix="thousand-") as folder,
+        node(version, Path(folder), nodeStatusUpdateFrequency=frequency) as bed,
+    ):
+        group = bed.plant("acc", DEVICES)
+        more = {"partition": {"devicePlugin": DEVICES // 2}} if sharing == "partition" else {}
+        begun = time.monotonic()
+        bed.start(group.config(sharing=sharing, **more), releaseGraceSeconds=5)
+        bed.wait_for(lambda: bed.allocatable(group) and bed.published(group), 30, "devices on both planes")
+        bed.pause(SETTLED_S - (time.monotonic() - begun))
+        bed.snapshot()
+        _run_all(bed, group, pods, planes, outcome)
+        bed.snapshot()
+        _judge(bed, group, outcome)
+    return outcome
+
+
+def _run_all(bed: Bed, group: Group, pods: int, planes: Sequence[str], outcome: Outcome) -> None:
+    """Make a new pod for each that ends."""
+    begun = ended = time.monotonic()
+    over: set[str] = set()
+    total = 0
+    while len(over) < pods:
+        there = bed.cluster.list("Pod", bed.namespace)
+        alive = 0
+        for pod in there:
+            uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+            if pod["status"].get("phase") not in ENDED:
+                alive += 1
+            elif uid not in over:
+                over.add(uid)
+                ended = time.monotonic()
+                _count(outcome, pod)
+                bed.cluster.delete("Pod", name, bed.namespace, wait=None)
+        for _ in range(min(AT_ONCE - alive, pods - total)):
+            plane = planes[total % len(planes)]
+            plan = Plan(f"{plane}-{total}", plane, group, 1, Fate.ENDS, HOLD_S)
+            bed.apply(plan.manifest(bed.journal_file))
+            outcome.made[plane] += 1
+            total += 1
+        if time.monotonic() - ended > SILENCE_S:
+            stuck = [p["metadata"]["name"] for p in there if p["status"].get("phase") not in ENDED]
+            outcome.failed.append(f"no pod has ended for {SILENCE_S} s; waiting: {stuck}")
+            return
+        bed.pause(_TICK_S)
+    outcome.seconds = ended - begun
+
+
+def _count(outcome: Outcome, pod: Mapping[str, Any]) -> None:
+    plane, status = pod["metadata"]["labels"]["plane"], pod["status"]
+    if status["phase"] == "Succeeded":
+        outcome.succeeded[plane] += 1
+    elif not status.get("containerStatuses") and status.get("reason"):
+        outcome.refused[pod["metadata"]["uid"]] = f"{status['reason']}: {status.get('message', '')}"
+    else:
+        outcome.failed.append(f"{pod['metadata']['name']}: {json.dumps(status)[:600]}")
+
+
+def _judge(bed: Bed, group: Group, outcome: Outcome) -> None:
+    offset = time.monotonic() - time.time()
+    objects = list(Objects(offset).lines(audit.entries(bed.cluster.audit_log), bed.snapshots))
+    opened = uses(bed.notes(), objects)
+    lines = journal.merged(bed.told.lines, objects, opened.lines)
+    never = Bounds(offered=1e9, runs=1e9, ends=1e9)
+    outcome.double = [str(f) for f in check(lines, never) if f.what == DOUBLE_USE]
+    ran = {line.uid for line in objects if isinstance(line, Pod) and line.phase == "Succeeded"}
+    outcome.failed += [
+        f"pod {uid} has succeeded without a device of its own" for uid in ran - opened.by_pod.keys()
+    ]
+    entries = bed.daemon.entries()
+    outcome.refused_by_daemon = Counter(e.plane for e in entries if e.message == daemon_log.REFUSED)
+    taken = [e.wall / 1e9 + offset for e in entries if e.message == daemon_log.HANDED_OUT and e.plane == DRA]
+    outcome.lags = _lags(taken, lines, group.resource)
+    outcome.behind = _behind(outcome.refused.keys(), taken, objects)
+
+
+def _lags(taken: Iterable[float], lines: Iterable[Line], resource: str) -> list[float]:
+    """From each time that DRA took a device to the next status of the node that has fewer."""
+    fewer: list[float] = []
+    before = 0
+    for line in lines:
+        if isinstance(line, Node):
+            now = line.allocatable.get(resource, 0)
+            if now < before:
+                fewer.append(line.t)
+            before = now
+    found = [min((t for t in fewer if t >= at), default=None) for at in taken]
+    return sorted(later - at for later, at in zip(found, taken, strict=True) if later is not None)
+
+
+def _behind(refused: Iterable[str], taken: Sequence[float], objects: Iterable[Line]) -> list[float]:
+    """For each refused pod, the time from DRA's last taking a device to its being bound: negative if bound before."""
+    bound: dict[str, float] = {}
+    for line in objects:
+        if isinstance(line, Pod) and line.node:
+            bound.setdefault(line.uid, line.t)
+    found = []
+    for uid in refused:
+        if uid in bound:
+            nearest = min(taken, key=lambda at: abs(at - bound[uid]), default=None)
+            if nearest is not None:
+                found.append(bound[uid] - nearest)
+    return sorted(found)
+
+
+def _report(arguments: argparse.Namespace, planes: Sequence[str], outcome: Outcome) -> str:
+    made, ran = outcome.made, outcome.succeeded
+    reasons = Counter(text.split(":")[0] for text in outcome.refused.values())
+    for text, count in Counter(_shape(text) for text in outcome.refused.values()).most_common(5):
+        print(f"refused, {count} pods: {text}")
+    if outcome.lags:
+        print(f"from DRA taking a device to the node's status that shows it: {_spread(outcome.lags)}")
+    if outcome.behind:
+        print(f"from DRA taking a device to the binding of a pod that was refused: {_spread(outcome.behind)}")
+    for text in [*outcome.double, *outcome.failed]:
+        print(f"FOUND {text}")
+    return (
+        f"Kubernetes {arguments.k8s}, sharing {arguments.sharing}, {' and '.join(planes)}, syncFrequency {SYNC_S}s, "
+        f"nodeStatusUpdateFrequency {arguments.status}: {made.total()} pods in {outcome.seconds:.0f} s on {DEVICES} "
+        f"devices, {AT_ONCE} at a time; {len(outcome.double)} double hand-outs; ran "
+        f"{ran[DEVICE_PLUGIN]} device-plugin and {ran[DRA]} dra; refused at admission {len(outcome.refused)} of "
+        f"{made[DEVICE_PLUGIN]} device-plugin pods ({outcome.share:.1%}; {dict(reasons)}); refused by the daemon "
+        f"{dict(outcome.refused_by_daemon)}; other failures {len(outcome.failed)}"
+    )
+
+
+def _shape(text: str) -> str:
+    """A message without what differs from pod to pod."""
+    return " ".join("…" if any(c.isdigit() for c in word) else word for word in text.split())[:400]
+
+
+def _spread(values: Sequence[float]) -> str:
+    p50 = statistics.median(values)
+    p90 = values[int(len(values) * 0.9)] if len(values) > 1 else values[0]
+    return (
+        f"p50 {p50:.2f} s, p90 {p90:.2f} s, most {values[-1]:.2f} s, least {values[0]:.2f} s ({len(values)})"
+    )
+
+
+def main() -> int:
+    """Run the pods and print what came of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign.thousand", description=__doc__)
+    parser.add_argument("--k8s", default="1.37.1")
+    parser.add_argument("--pods", type=int, default=1000)
+    parser.add_argument("--sharing", choices=("shared", "partition"), default="shared")
+    parser.add_argument("--plane", choices=("both", DEVICE_PLUGIN, DRA), default="both")
+    parser.add_argument("--status", default="1s", help="the kubelet's nodeStatusUpdateFrequency (default 1s)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, end_in_order)
+    planes = (DEVICE_PLUGIN, DRA) if arguments.plane == "both" else (arguments.plane,)
+    outcome = run(arguments.k8s, arguments.pods, arguments.sharing, planes, arguments.status)
+    print(_report(arguments, planes, outcome))
+    refused_in_vain = arguments.sharing == "partition" and bool(outcome.refused)
+    return 1 if outcome.double or outcome.failed or refused_in_vain else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
