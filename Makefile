@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test e2e e2e-ci cluster bench lint format protos lock clean
+.PHONY: help venv demo test e2e e2e-ci cluster bench mutations lint format protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,6 +40,9 @@ cluster: venv ## a real Kubernetes node on this machine (root); K8S=1.37.1
 e2e: venv ## the tests on the real node (root); K8S=1.37.1|1.34.4|1.32.2
 	$(BIN)/python -m tests.cluster install-packages
 	$(BIN)/python -m pytest -m e2e tests
+
+mutations: venv ## break the code on purpose, once for each line of the list, and see a test go red
+	$(BIN)/python -m tests.mutations
 
 bench: venv ## speed and memory beside their floors (root: on the real node); writes bench.json
 	$(BIN)/python -m tests.cluster install-packages

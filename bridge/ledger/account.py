@@ -126,6 +126,12 @@ class Account:
         self.check_quarantine(pick)
         self.check_room(pick, ending, planned)
 
+    def check_share(self, plane: Plane, pick: Pick, ending: frozenset[int] = frozenset()) -> None:
+        """Raise Refused if a plane has that very share out already, room for another of its kind or not."""
+        hold = self.of_share(plane, pick.group, pick.share)
+        if hold is not None and hold.id not in ending:
+            raise Refused(pick, refusal(pick, (hold,)), (hold,))
+
     def check_quarantine(self, pick: Pick) -> None:
         """Raise Refused if the pick's device is quarantined."""
         quarantine = self.quarantine_of(pick.group, pick.device)

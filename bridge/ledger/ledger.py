@@ -36,6 +36,7 @@ from bridge.ledger.holds import (
     PutRecord,
     Quarantine,
     Record,
+    Refused,
 )
 from bridge.ledger.store import EVERYTHING, LedgerError, Opened, Store, open_store
 
@@ -105,7 +106,7 @@ class Ledger:
         await self._usable()
         earlier = [self.account.of_share(Plane.DEVICE_PLUGIN, p.group, p.share) for p in picks]
         ending = frozenset(h.id for h in earlier if h is not None)
-        self._check(picks, ending)
+        self._check(Plane.DEVICE_PLUGIN, picks, ending)
         now = self._clock()
         granted = tuple(self._new(Plane.DEVICE_PLUGIN, Phase.GRANTED, p, PodHolder(), now) for p in picks)
         await self._commit([*(DropHold(i) for i in sorted(ending)), *map(PutHold, granted)])
@@ -144,7 +145,7 @@ class Ledger:
         picked = {p.share for p in picks}
         ending = frozenset(h.id for h in mine.values() if h.phase is Phase.RESERVED and h.share not in picked)
         fresh = [p for p in picks if p.share not in mine]
-        self._check(fresh, ending)
+        self._check(Plane.DRA, fresh, ending)
         now = self._clock()
         changes: list[Change] = [DropHold(i) for i in sorted(ending)]
         changes += [PutHold(self._new(Plane.DRA, Phase.RESERVED, p, claim, now)) for p in fresh]
@@ -166,7 +167,7 @@ class Ledger:
         ending = frozenset(h.id for h in mine.values() if h.phase is not Phase.PREPARED)
         for pick in picks:
             self.account.check_quarantine(pick)
-        self._check(fresh, ending)
+        self._check(Plane.DRA, fresh, ending)
         now = self._clock()
         changes: list[Change] = [DropHold(i) for i in sorted(ending)]
         changes += [PutHold(replace(h, phase=Phase.PREPARED, holder=claim)) for h in kept]
@@ -249,10 +250,15 @@ class Ledger:
             self.account, self.failure = account, ""
             self._tell(frozenset())
 
-    def _check(self, picks: Sequence[Pick], ending: frozenset[int]) -> None:
+    def _check(self, plane: Plane, picks: Sequence[Pick], ending: frozenset[int]) -> None:
         planned: Counter[str] = Counter()
+        shares: set[str] = set()
         for pick in picks:
+            if pick.share in shares:
+                raise Refused(pick, f"{pick.share} is named twice in one request; each can be had once")
+            shares.add(pick.share)
             self.account.check(pick, ending, planned)
+            self.account.check_share(plane, pick, ending)
             for use in pick.uses:
                 planned[use.part] += use.amount
 
@@ -266,8 +272,11 @@ class Ledger:
         )
 
     async def _commit(self, changes: Sequence[Change]) -> None:
-        """Apply to the account, wait for the disk. Raises LedgerError if it does not get there."""
-        if not changes:
+        """Apply to the account, wait for the disk. Raises LedgerError if it does not get there.
+
+        Where nothing is left to change, what made it so may still be on its way there: that is waited for too.
+        """
+        if not changes and self._committer is None:
             return
         touched = self._apply(changes)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -12,7 +13,14 @@ import pytest
 
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Pick, Plane, PodHolder, PutHold, Refused, Use
 from bridge.ledger.ledger import Ledger
-from bridge.ledger.store import LedgerError, LedgerFromTheFuture, LedgerLocked, open_store, read_records
+from bridge.ledger.store import (
+    LedgerError,
+    LedgerFromTheFuture,
+    LedgerLocked,
+    open_store,
+    read_account,
+    read_records,
+)
 
 CLAIM = ClaimHolder("default", "train", "uid-1")
 
@@ -338,3 +346,46 @@ async def test_a_reboot_is_told_from_a_restart(tmp_path: Path) -> None:
         said.append(ledger.rebooted)
         await ledger.close()
     assert said == [False, False, True, False]
+
+
+async def test_h16_nothing_left_to_do_is_answered_only_when_what_did_it_is_on_disk(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "answer")
+        first = asyncio.ensure_future(ledger.unprepare("acc", CLAIM.uid))
+        await asyncio.sleep(0)
+        await ledger.unprepare("acc", CLAIM.uid)
+        assert first.done() and [hold.phase for hold in read_account(tmp_path)] == [Phase.RELEASING]
+
+
+async def test_a_share_can_be_had_once_whatever_room_there_is(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.prepare("nx", CLAIM, [share("nx--0")], "")
+        other = ClaimHolder("default", "other", "uid-2")
+        with pytest.raises(Refused, match="nx--0 is held by claim default/train"):
+            await ledger.prepare("nx", other, [share("nx--0")], "")
+        with pytest.raises(Refused, match="nx--1 is named twice in one request"):
+            await ledger.grant([share("nx--1"), share("nx--1")])
+        await ledger.grant([share("nx--0")])
+        assert len(ledger.account) == 2
+
+
+async def test_the_schema_itself_refuses_one_share_too_many(tmp_path: Path) -> None:
+    opened_now = open_store(tmp_path)
+    holds = [
+        Hold(
+            n,
+            Plane.DEVICE_PLUGIN,
+            Phase.GRANTED,
+            "nx",
+            "nx",
+            f"nx--{n}",
+            PodHolder(),
+            share("x", 2).uses,
+            0.0,
+        )
+        for n in range(1, 4)
+    ]
+    opened_now.store.write([[PutHold(hold) for hold in holds[:2]]])
+    with pytest.raises(sqlite3.IntegrityError, match="above its capacity"):
+        opened_now.store.write([[PutHold(holds[2])]])
+    opened_now.store.close()
