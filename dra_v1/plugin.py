@@ -188,6 +188,10 @@ class DraPlugin:
         """Say what is wanted from now on, without waiting. See `SlicePublisher.offer`."""
         self._publisher.offer(pools)
 
+    async def stored(self) -> None:
+        """Return when the API server has what was last offered. See `SlicePublisher.settle`."""
+        await self._publisher.settle()
+
     async def wait(self) -> None:
         """Wait until publication ends by itself, which only a defect can do: for ever, else. Raises the defect."""
         await self._publisher.wait()

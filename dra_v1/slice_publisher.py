@@ -189,10 +189,18 @@ class SlicePublisher:
         if not self._tasks:
             raise RuntimeError("the slice publisher was not started, or it was stopped")
         rejected = self.offer(pools)
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((self._version, stored))
-        await stored
+        await self.settle()
         return Published(rejected, self.status.last_published or time.time())
+
+    async def settle(self) -> None:
+        """Return when the API server has what was last offered, or something offered since.
+
+        Raises RuntimeError if the publisher is stopped.
+        """
+        if self._confirmed < self._version:
+            stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((self._version, stored))
+            await stored
 
     async def delete_all(self) -> int:
         """Delete every slice of this driver on this node: for good-bye only, after `stop`; how many."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
+from bridge.config import Group
 from bridge.daemon.metrics import Metrics
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
+from bridge.planes.healing import Healing
 from bridge.planes.projection import Memory, SliceOffer, dra_view
 from bridge.planes.rosters import Rosters
 from bridge.planes.slices import slice_device
@@ -26,8 +30,14 @@ _CONSUMABLE_FIELDS = frozenset({"allowMultipleAllocations", "capacity.requestPol
 class SliceFeed:
     """Projects a group to its publisher, again at each change that shows."""
 
-    def __init__(self, group: str, rosters: Rosters, ledger: Ledger, metrics: Metrics) -> None:
-        self._group = group
+    def __init__(
+        self, group: Group, rosters: Rosters, ledger: Ledger, metrics: Metrics, healing: Healing
+    ) -> None:
+        self._group = group.name
+        self._driver = group.driver_name
+        self._healing = healing
+        self._mark = 0
+        self._marking: set[asyncio.Task[None]] = set()
         self._rosters = rosters
         self._ledger = ledger
         self._metrics = metrics
@@ -36,7 +46,9 @@ class SliceFeed:
         self._devices: dict[str, tuple[SliceOffer, SliceDevice]] = {}
 
     def dropped(self, fields: frozenset[str]) -> None:
-        """The cluster does not keep some fields (H25): shares become devices of their own."""
+        """The cluster does not keep some fields (H25): shares become devices of their own, nothing is tainted."""
+        if "taints" in fields:
+            self._healing.dropped(self._group)
         if self._consumable and fields & _CONSUMABLE_FIELDS:
             self._consumable = False
             log.info(
@@ -50,16 +62,34 @@ class SliceFeed:
         last: tuple[SliceOffer, ...] | None = None
         with self._rosters.pulses[self._group].listen(REST_S) as changes:
             while True:
+                mark = self._healing.mark(self._group)
                 view = dra_view(
                     self._rosters.of(self._group),
                     self._ledger.account,
                     consumable=self._consumable,
                     memory=self._memory,
+                    moving=self._healing.moving(self._group),
                 )
                 if view != last:
                     last = view
                     plugin.offer_pools([self._pool(plugin.node_name, view)])
+                self._tell_stored(plugin, mark)
                 await changes.wait()
+
+    def _tell_stored(self, plugin: DraPlugin, mark: int) -> None:
+        """Tell healing when what it asked for until that mark is stored."""
+        if mark == self._mark:
+            return
+        self._mark = mark
+
+        async def wait() -> None:
+            with contextlib.suppress(RuntimeError):  # the plugin is stopped
+                await plugin.stored()
+                self._healing.stored(self._group, mark)
+
+        task = asyncio.create_task(wait(), name=f"taints of group {self._group}")
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
 
     def _pool(self, name: str, view: Sequence[SliceOffer]) -> Pool:
         """The pool, made of the same objects as the last one as far as nothing changed: so they are not checked
@@ -67,7 +97,11 @@ class SliceFeed:
         before, self._devices = self._devices, {}
         for offer in view:
             known = before.get(offer.name)
-            made = known if known is not None and known[0] is offer else (offer, slice_device(offer))
+            made = (
+                known
+                if known is not None and known[0] is offer
+                else (offer, slice_device(offer, self._driver))
+            )
             self._devices[offer.name] = made
         return Pool(name, [device for _, device in self._devices.values()])
 

@@ -81,7 +81,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         report.add(EventNews(events, settings.node_name))
         QuarantineNews(ledger, report)
         probes = Probes(config, rosters, ledger, roots)
-        sources = await stack.enter_async_context(_sources(config, settings, api, ledger, probes, metrics, report))
+        sources = await stack.enter_async_context(
+            _sources(config, settings, api, ledger, probes, metrics, report)
+        )
         reconciler = _reconciler(config, ledger, rosters, sources, report)
         rebuilt = asyncio.Event()
         rebuild = asyncio.create_task(reconciler.take_up(), name="rebuild")

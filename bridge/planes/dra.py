@@ -20,7 +20,8 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.deallocation import Deallocations
-from bridge.planes.report import Asker, Report
+from bridge.planes.healing import Healing, Loser
+from bridge.planes.report import Asker, Moving, Report
 from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import CdiError, CdiFiles, claim_device, qualified
 from bridge.platform.pulse import Pulse
@@ -47,6 +48,7 @@ class Surroundings:
         pool: name of the node's pool.
         cdi: CDI files.
         deallocations: finds out when an unprepared claim has let go.
+        healing: sees to claims that lost a device.
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
@@ -60,6 +62,7 @@ class Surroundings:
     pool: str
     cdi: CdiFiles
     deallocations: Deallocations
+    healing: Healing
     changed: Pulse
     report: Report
     there: Callable[[str], bool]
@@ -133,12 +136,14 @@ class DraPlane:
             roster = self._around.roster()
             planned = plan(claim, roster, self._around.kind, self._around.pool, self._naming)
             check_present((roster.by_name[name] for name in names), self._around.there)
-            await self._book(claim.ref, planned)
+            await self._book(claim, planned)
             if planned.edits:
                 await asyncio.to_thread(
                     self._around.cdi.write_claim, self._group, claim.ref.uid, planned.edits
                 )
         except (Unavailable, Refused, LedgerError, CdiError) as error:
+            if isinstance(error, Refused):
+                self._lost(claim, roster, error)
             self._around.report.refused(
                 Plane.DRA, self._group, names, f"claim {claim.ref}", str(error), error, asker_of(claim)
             )
@@ -147,12 +152,29 @@ class DraPlane:
         self._around.report.handed_out(Plane.DRA, self._group, names, f"claim {claim.ref}", seconds)
         return planned.answer
 
-    async def _book(self, ref: ClaimRef, planned: Plan) -> None:
+    def _check_moving(self, claim: Claim) -> None:
+        """Raise Moving for a device from which another claim is being moved away; who only looks on holds nothing."""
+        for result in claim.results:
+            why = "" if result.admin_access else self._around.healing.fence(self._group, result.device)
+            if why:
+                raise Moving(why)
+
+    def _lost(self, claim: Claim, roster: Roster, refused: Refused) -> None:
+        """See to it that a claim which can never be prepared is not left alone with that."""
+        for result in claim.results:
+            device = roster.by_name.get(result.device)
+            if device is not None and device.name == refused.pick.device and not result.admin_access:
+                loser = Loser(asker_of(claim), refused.pick, result.device, claim.extended_resource)
+                self._around.healing.lost(loser)
+                return
+
+    async def _book(self, claim: Claim, planned: Plan) -> None:
         """Book the plan. What only waits for another claim's deallocation is asked about once, here and now:
         the scheduler gave the device away because it knows already."""
-        holder = ClaimHolder(ref.namespace, ref.name, ref.uid)
+        holder = ClaimHolder(claim.ref.namespace, claim.ref.name, claim.ref.uid)
         answer = encode(Stored(planned.answer, planned.edits))
         try:
+            self._check_moving(claim)
             await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
         except Refused as refused:
             leaving = {h.holder for h in refused.blockers if h.phase is Phase.RELEASING}
@@ -161,6 +183,7 @@ class DraPlane:
             for other in leaving:
                 assert isinstance(other, ClaimHolder)
                 await self._around.deallocations.check_now(other.uid)
+            self._check_moving(claim)
             await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
 
     async def _unprepare(self, ref: ClaimRef) -> UnprepareError | None:

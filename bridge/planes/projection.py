@@ -36,11 +36,13 @@ class SliceOffer:
         name: the device, or the share where capacity cannot be consumed.
         device: what it stands for.
         units: the consumable amount of `device.share_unit`; None for a device that is allocated whole.
+        evict: whether it is shown so that the claim that lost it is moved away (`bridge.planes.healing`).
     """
 
     name: str
     device: Device
     units: int | None = None
+    evict: bool = False
 
 
 T = TypeVar("T")
@@ -121,12 +123,13 @@ def dra_view(
     *,
     consumable: bool,
     memory: Memory[tuple[SliceOffer, ...]] | None = None,
+    moving: frozenset[str] = frozenset(),
 ) -> tuple[SliceOffer, ...]:
     """List what the ResourceSlices show, in the order in which the scheduler should take it.
 
     A device that the device plugin plane holds is withdrawn; one that DRA holds stays, the scheduler knows of
     it. `consumable`: whether the cluster accounts for shares of one device (KEP-5075). `memory`: of the view
-    before.
+    before. `moving`: names from which a claim is to be moved away; they are shown, tainted, whoever holds them.
     """
     memory = memory or Memory()
     used: Counter[str] = Counter()
@@ -139,19 +142,44 @@ def dra_view(
         if not device.present:
             continue
         mine, units = names.get(device.name, ()), used[device.name]
-        make = partial(_offers, roster, account, device, units, mine, consumable)
-        view += memory.of(roster, device, (consumable, units, mine, *_state(account, device)), make)
+        away = moving.intersection((device.name, *device.share_names())) if moving else moving
+        make = partial(_offers, roster, account, device, units, mine, consumable, away)
+        view += memory.of(roster, device, (consumable, units, mine, away, *_state(account, device)), make)
     return tuple(view)
 
 
 def _offers(
-    roster: Roster, account: Account, device: Device, used: int, held: tuple[str, ...], consumable: bool
+    roster: Roster,
+    account: Account,
+    device: Device,
+    used: int,
+    held: tuple[str, ...],
+    consumable: bool,
+    moving: frozenset[str],
 ) -> tuple[SliceOffer, ...]:
-    """One device, of which DRA holds so many shares under those names."""
+    """One device, of which DRA holds so many shares under those names, and must lose others."""
     amount = _dra_units(roster, account, device, used)
     if device.shareable and not consumable:
-        return tuple(_named_shares(roster, device, held, amount))
-    return (SliceOffer(device.name, device, amount if device.shareable else None),) if amount else ()
+        return _with_moving(_named_shares(roster, device, held, amount), device, device.share_names(), moving)
+    # A capacity of 0 with a policy is refused by the API; the taint keeps claims from what is not there.
+    units = max(amount, 1) if device.shareable else None
+    shown = [SliceOffer(device.name, device, units)] if amount else []
+    return _with_moving(shown, device, (device.name,), moving, units)
+
+
+def _with_moving(
+    shown: list[SliceOffer],
+    device: Device,
+    names: tuple[str, ...],
+    moving: frozenset[str],
+    units: int | None = None,
+) -> tuple[SliceOffer, ...]:
+    """What is shown of a device, and what is shown for no other reason than to be tainted; in order of `names`."""
+    if not moving:
+        return tuple(shown)
+    offers = {offer.name: offer for offer in shown}
+    offers |= {name: SliceOffer(name, device, units, evict=True) for name in names if name in moving}
+    return tuple(offers[name] for name in names if name in offers)
 
 
 def _dra_units(roster: Roster, account: Account, device: Device, used: int) -> int:

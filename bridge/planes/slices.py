@@ -5,14 +5,18 @@ from __future__ import annotations
 from bridge.devices.model import AttributeValue, Device
 from bridge.devices.model import Version as ModelVersion
 from bridge.planes.projection import SliceOffer
-from dra_v1.slices import Attribute, Capacity, RequestPolicy, SliceDevice, Version
+from dra_v1.slices import Attribute, Capacity, RequestPolicy, SliceDevice, Taint, Version
 
 NUMA_NODE = "resource.kubernetes.io/numaNode"
 """The field's standard attribute (KEP 6072)."""
 
 
-def slice_device(offer: SliceOffer) -> SliceDevice:
-    """One device of a slice.
+HELD = "held-by-device-plugin"
+"""The taint that moves the claim which lost a device to the device plugin plane: `<driver>/held-by-device-plugin`."""
+
+
+def slice_device(offer: SliceOffer, driver: str) -> SliceDevice:
+    """One device of a driver's slice.
 
     A shareable one is allocated by amounts of its capacity; what is free bounds a request (the API refuses a
     policy above the capacity, and a step where there is no room for one).
@@ -25,7 +29,10 @@ def slice_device(offer: SliceOffer) -> SliceDevice:
         capacity[device.share_unit] = Capacity(str(offer.units), policy)
     else:
         capacity.pop(device.share_unit, None)
-    return SliceDevice(offer.name, _attributes(device), capacity, allow_multiple=offer.units is not None)
+    taints = (Taint(f"{driver}/{HELD}", effect="NoExecute"),) if offer.evict else ()
+    return SliceDevice(
+        offer.name, _attributes(device), capacity, allow_multiple=offer.units is not None, taints=taints
+    )
 
 
 def _attributes(device: Device) -> dict[str, Attribute]:
