@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 
@@ -16,7 +17,7 @@ from tests.bench.claims import BenchClaim, Claims
 from tests.bench.figures import Figure, percentile
 from tests.bench.floor import Floor, floor
 from tests.bench.scale import DEVICES, REPLICAS, Scale
-from tests.bench.stage import Daemon, Stage, published
+from tests.bench.stage import LIMIT_S, Daemon, Stage, published
 
 GROUP = "shared"
 TOGETHER = 64
@@ -57,6 +58,10 @@ class Bench:
         if missing < 0:
             await self.release(-missing)
         return took
+
+    def any_held(self) -> BenchClaim:
+        """One of the claims that are held."""
+        return self._held[0]
 
     async def prepare(self, claims: Sequence[BenchClaim]) -> float:
         """One call; milliseconds. Raises RuntimeError unless every claim was prepared."""
@@ -116,7 +121,47 @@ async def measure(stage: Stage, scale: Scale) -> list[Figure]:
             figures = _prepare_figures(levels)
             figures.append(_memory(daemon, most))
             figures.append(await _idle(daemon, scale, most))
+            held = bench.any_held()
+        figures += await _restart(stage, config, daemon, held, scale, most)
     return figures
+
+
+async def _restart(
+    stage: Stage, config: Path, daemon: Daemon, held: BenchClaim, scale: Scale, count: int
+) -> list[Figure]:
+    """Start again with everything held: until a held claim is answered for, until both planes are registered."""
+    answered: list[float] = []
+    registered: list[float] = []
+    for _ in range(scale.starts):
+        await asyncio.to_thread(daemon.stop)
+        started = time.perf_counter()
+        daemon = stage.start(config, again=True)
+        await _first_answer(daemon, held)
+        answered.append(time.perf_counter() - started)
+        await stage.until(daemon.ready, "the kubelet to register both planes", 0.01)
+        registered.append(time.perf_counter() - started)
+    await asyncio.to_thread(daemon.stop)
+    name = f"restart with {count} holds"
+    return [
+        Figure(f"{name} to the first answer, p50", percentile(answered, 50), "s", 2.0),
+        Figure(f"{name} to the first answer, worst", max(answered), "s", 2.0),
+        Figure(f"{name} to both planes registered, p50", percentile(registered, 50), "s", 2.0),
+    ]
+
+
+async def _first_answer(daemon: Daemon, claim: BenchClaim) -> None:
+    """Ask for a claim that is held, as a kubelet does that has just found the socket, until it is answered."""
+    request = pb.NodePrepareResourcesRequest(claims=[claim.wire])
+    backoff = (
+        ("grpc.initial_reconnect_backoff_ms", 20),
+        ("grpc.min_reconnect_backoff_ms", 20),
+        ("grpc.max_reconnect_backoff_ms", 20),
+    )
+    async with grpc.aio.insecure_channel(f"unix:{daemon.dra_socket}", options=backoff) as channel:
+        stub: pb_grpc.DRAPluginAsyncStub = pb_grpc.DRAPluginStub(channel)
+        response = await stub.NodePrepareResources(request, wait_for_ready=True, timeout=LIMIT_S)
+    if not response.claims[claim.uid].devices:
+        raise RuntimeError(f"a held claim was not answered for: {response.claims[claim.uid].error}")
 
 
 def _prepare_figures(levels: dict[int, Samples]) -> list[Figure]:

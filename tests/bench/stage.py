@@ -102,10 +102,11 @@ class Stage:
         )
         return path
 
-    def start(self, config: Path) -> Daemon:
-        """Start the daemon with an empty ledger, and do not wait for it."""
-        shutil.rmtree(self.outside(self.state_dir), ignore_errors=True)
-        self.outside(self.state_dir).mkdir(parents=True)
+    def start(self, config: Path, *, again: bool = False) -> Daemon:
+        """Start the daemon with an empty ledger, or `again` with the one that there is, and do not wait for it."""
+        if not again:
+            shutil.rmtree(self.outside(self.state_dir), ignore_errors=True)
+            self.outside(self.state_dir).mkdir(parents=True)
         name = f"bridge-{next(self._starts)}"
         argv = [sys.executable, "-m", "bridge", "run", "--config", str(config)]
         argv += ["--kubeconfig", str(self.kubeconfig), "--node-name", self.cluster.node_name]
@@ -148,7 +149,9 @@ class Daemon:
     @property
     def device_plugin_socket(self) -> Path | None:
         """Where Allocate is served; None while it is not."""
-        return next((p for p in self._sockets.glob("*.sock") if p.name != "floor.sock"), None)
+        return next(
+            (p for p in self._sockets.glob("*.sock") if p.name not in ("floor.sock", "control.sock")), None
+        )
 
     def ready(self) -> bool:
         """Whether the kubelet has registered both planes. Raises RuntimeError if the daemon has ended."""
