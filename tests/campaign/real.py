@@ -84,27 +84,36 @@ class Outcome:
 
 
 def run(version: str, seed: int, minutes: float, keep: Path | None = None) -> Outcome:
-    """Run one campaign. `keep`: where to leave the journal and the daemon's log; without it only after a finding."""
+    """Run one campaign. `keep`: where to leave the journal and the logs; without it only after a finding."""
     outcome = Outcome(version, seed)
-    rng = random.Random(seed)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder, node(version, Path(folder)) as bed:
-        groups = [bed.plant(stem, count) for stem, count, _ in GROUPS]
-        routes = [route for _, _, route in GROUPS]
-        configs = [g.config(registration=r) for g, r in zip(groups, routes, strict=True)]
-        bed.start(*configs, releaseGraceSeconds=GRACE_S)
-        for group, (_, count, _) in zip(groups, GROUPS, strict=True):
-            bed.offered(group, count)
-        bed.snapshot()
-        load = Load(bed, groups, random.Random(rng.random()), AT_ONCE)
-        load.start()
-        _weather(Scene(bed, load, rng, 0), outcome, begun + minutes * 60)
-        outcome.findings += _drained(bed, load)
-        outcome.findings += _offered_again(bed, groups)
+        load = _open(bed, seed)
+        try:
+            _weather(Scene(bed, load, random.Random(seed), 0), outcome, begun + minutes * 60)
+        except AssertionError as error:
+            outcome.findings.append(f"it did not come right: {error}")
+        outcome.findings += [*_drained(bed, load), *_offered_again(bed)]
         bed.snapshot()
         outcome.minutes = (time.monotonic() - begun) / 60
-        _judge(bed, load, outcome, keep)
+        lines = _judge(bed, load, outcome)
+        if keep is not None or outcome.findings:
+            _keep(bed, lines, keep or Path(tempfile.mkdtemp(prefix=f"campaign-{version}-{seed}-")))
     return outcome
+
+
+def _open(bed: Bed, seed: int) -> Load:
+    """Plug the devices, start the daemon, wait for both planes, and begin with pods."""
+    groups = [bed.plant(stem, count) for stem, count, _ in GROUPS]
+    routes = [route for _, _, route in GROUPS]
+    configs = [g.config(registration=r) for g, r in zip(groups, routes, strict=True)]
+    bed.start(*configs, releaseGraceSeconds=GRACE_S)
+    for planted in bed.planted:
+        bed.offered(planted.group, len(planted.minors))
+    bed.snapshot()
+    load = Load(bed, groups, random.Random(seed + 1), AT_ONCE)
+    load.start()
+    return load
 
 
 def _weather(scene: Scene, outcome: Outcome, ends: float) -> None:
@@ -149,20 +158,25 @@ def _drained(bed: Bed, load: Load) -> list[str]:
     return []
 
 
-def _offered_again(bed: Bed, groups: Sequence[Group]) -> list[str]:
+def _offered_again(bed: Bed) -> list[str]:
     """In the end, with no pod left, everything is on offer on both planes."""
     found = []
-    for group, (_, count, _) in zip(groups, GROUPS, strict=True):
+    ends = time.monotonic() + BOUNDS.offered
+    for planted in bed.planted:
+        group, count = planted.group, len(planted.minors)
+
+        def all_offered(group: Group = group, count: int = count) -> bool:
+            return bed.allocatable(group) == count == len(bed.published(group))
+
         try:
-            bed.wait_for(lambda: bed.allocatable(group) == count, BOUNDS.offered, "all to be allocatable")  # noqa: B023
-            bed.wait_for(lambda: len(bed.published(group)) == count, BOUNDS.offered, "all to be published")  # noqa: B023
+            bed.wait_for(all_offered, max(1.0, ends - time.monotonic()), "everything to be offered again")
         except AssertionError:
-            have = f"{bed.allocatable(group)} allocatable, {bed.published(group)} published"
-            found.append(f"lost capacity: of {count} devices of {group.name} in the end only {have}")
+            have = f"{bed.allocatable(group)} allocatable, published {bed.published(group)}"
+            found.append(f"lost capacity: of {count} devices of {group.name} in the end {have}")
     return found
 
 
-def _judge(bed: Bed, load: Load, outcome: Outcome, keep: Path | None) -> None:
+def _judge(bed: Bed, load: Load, outcome: Outcome) -> list[Line]:
     """Put the witnesses' words together and hear the judge."""
     offset = time.monotonic() - time.time()
     objects = list(Objects(offset).lines(audit.entries(bed.cluster.audit_log), bed.snapshots))
@@ -182,14 +196,17 @@ def _judge(bed: Bed, load: Load, outcome: Outcome, keep: Path | None) -> None:
         elif entry.message == daemon_log.REFUSED:
             outcome.refused[entry.plane] += 1
     _report(load, outcome, opened, lines)
-    if keep is None and outcome.findings:
-        keep = Path(tempfile.mkdtemp(prefix=f"campaign-{outcome.version}-{outcome.seed}-"))
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        (keep / "journal.jsonl").write_text("".join(f"{journal.dump(line)}\n" for line in lines))
-        (keep / "daemon.log").write_text(bed.daemon.log())
-        (keep / "kubelet.log").write_text(bed.cluster.logs("kubelet"))
-        _say(f"journal and logs: {keep}")
+    return lines
+
+
+def _keep(bed: Bed, lines: Sequence[Line], folder: Path) -> None:
+    """Leave what is needed to find out what happened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "journal.jsonl").write_text("".join(f"{journal.dump(line)}\n" for line in lines))
+    (folder / "daemon.log").write_text(bed.daemon.log())
+    for name in ("kubelet", "kube-scheduler", "kube-controller-manager", "containerd"):
+        (folder / f"{name}.log").write_text(bed.cluster.logs(name))
+    _say(f"journal and logs: {folder}")
 
 
 def _wrong_counts(load: Load, opened: Uses, lines: Sequence[Line]) -> Iterator[str]:

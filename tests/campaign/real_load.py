@@ -50,6 +50,8 @@ class Plan:
         count: how many.
         fate: how it ends.
         seconds: how long it holds its devices; for one that is deleted, its age then.
+        claim: the template of its claim; for so many of the group by default.
+        pattern: the glob of what it opens; the group's by default.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Plan:
     count: int
     fate: Fate
     seconds: float
+    claim: str = ""
+    pattern: str = ""
 
     def manifest(self, journal: str) -> Manifest:
         """The pod."""
@@ -72,7 +76,8 @@ class Plan:
             "volumeMounts": [{"name": "journal", "mountPath": "/journal"}],
             "resources": {"limits": amount, "claims": [] if asks else [{"name": "devices"}]},
         }
-        claim = {"name": "devices", "resourceClaimTemplateName": template(self.group, self.count)}
+        of_claim = self.claim or template(self.group, self.count)
+        claim = {"name": "devices", "resourceClaimTemplateName": of_claim}
         return {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -89,7 +94,16 @@ class Plan:
         }
 
     def _command(self, journal: str) -> list[str]:
-        hold = ["/probe", "hold", "--glob", self.group.pattern, "--excl", "--journal", journal, "--id"]
+        hold = [
+            "/probe",
+            "hold",
+            "--glob",
+            self.pattern or self.group.pattern,
+            "--excl",
+            "--journal",
+            journal,
+            "--id",
+        ]
         timed = ["--seconds", f"{self.seconds:.2f}"]
         match self.fate:
             case Fate.ENDS:
@@ -160,6 +174,8 @@ class Load:
                 self._tick()
             except (ApiError, OSError):
                 continue  # the API server is away, which is one of the disturbances
+            except RuntimeError:
+                return  # the node is gone: the campaign was broken off
 
     def _tick(self) -> None:
         alive = 0

@@ -98,9 +98,9 @@ class Stage:
         if self._daemon is not None and not self._daemon.running:
             self._daemon.start()
         for kind in ("Job", "Pod"):
-            self._delete_all(kind)
+            self.delete_all(kind)
         for kind in ("ResourceClaimTemplate", "ResourceClaim"):
-            self._delete_all(kind)
+            self.delete_all(kind)
         for name in self._classes:
             self.cluster.delete("DeviceClass", name)
         if self._daemon is not None:
@@ -111,7 +111,8 @@ class Stage:
             self.cluster.rm(path)
         self.cluster.delete("Namespace", self.namespace, wait=None)
 
-    def _delete_all(self, kind: str) -> None:
+    def delete_all(self, kind: str) -> None:
+        """Delete every object of a kind in the namespace, and wait until they are gone."""
         for item in self.cluster.list(kind, self.namespace):
             self.cluster.delete(kind, item["metadata"]["name"], self.namespace, wait=None)
         self.wait_for(lambda: self.gone(kind), 120, f"every {kind} of {self.namespace} to be gone")
