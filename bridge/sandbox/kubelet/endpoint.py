@@ -153,11 +153,16 @@ class Endpoint:
             available_deviceIDs=available, must_include_deviceIDs=must, allocation_size=size
         )
         try:
-            answer = await self._stub.GetPreferredAllocation(
-                pb.PreferredAllocationRequest(container_requests=[container])
+            answer = await answered(
+                self._stub.GetPreferredAllocation(
+                    pb.PreferredAllocationRequest(container_requests=[container])
+                )
             )
         except grpc.aio.AioRpcError as error:
             text = f"device plugin GetPreferredAllocation rpc failed with err: {rpc_text(error)}"
+            raise EndpointError(text) from error
+        except ConnectionClosing as error:
+            text = f"device plugin GetPreferredAllocation rpc failed with err: {error}"
             raise EndpointError(text) from error
         return set(answer.container_responses[0].deviceIDs) if answer.container_responses else set()
 
@@ -168,9 +173,14 @@ class Endpoint:
             EndpointError: on refusal.
         """
         try:
-            await self._stub.PreStartContainer(
-                pb.PreStartContainerRequest(devices_ids=ids), timeout=PRE_START_SECONDS
+            await answered(
+                self._stub.PreStartContainer(
+                    pb.PreStartContainerRequest(devices_ids=ids), timeout=PRE_START_SECONDS
+                )
             )
         except grpc.aio.AioRpcError as error:
             text = f"device plugin PreStartContainer rpc failed with err: {rpc_text(error)}"
+            raise EndpointError(text) from error
+        except ConnectionClosing as error:
+            text = f"device plugin PreStartContainer rpc failed with err: {error}"
             raise EndpointError(text) from error
