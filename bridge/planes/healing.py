@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bridge.ledger.account import Account
-from bridge.ledger.holds import Hold, Pick, Plane, Refused
+from bridge.ledger.holds import Hold, Pick, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.planes import report as told
 from bridge.planes.claims import decode
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 LIMIT_S = 60.0
 """How long a stored taint waits for the claim to let go: the cluster deletes the pod within a second (seen on 1.37.1),
 unless the claim tolerates the taint."""
+
+NAMING_S = 5.0
+"""How long to wait for the name of a pod that has a device, before people are told of it."""
 
 AGAIN_S = 600.0
 """A claim that a taint did not move is left alone for so long."""
@@ -329,11 +332,16 @@ class Healing:
                 self._report.tell(told.Healing(loser.pick.group, loser.shown, loser.asker, holders))
                 await self._move(loser, holders)
             case Leave(why):
-                self._leave(loser, why)
+                await self._leave(loser, why)
             case Over():
                 self._losers.pop(loser.key, None)
 
-    def _leave(self, loser: Loser, why: str) -> None:
+    async def _leave(self, loser: Loser, why: str) -> None:
+        """Say who has the device; evidence names the pod of a new hold a moment after it was made."""
+        ends = self._clock() + NAMING_S
+        while any(not _known(hold) for hold in self._holders(loser)) and (left := ends - self._clock()) > 0:
+            self._news.clear()
+            await self._wait(left)
         news = told.ConflictStands(loser.pick.group, loser.shown, loser.asker, self._holders(loser), why)
         self._report.tell(news)
 
@@ -364,7 +372,7 @@ class Healing:
         self._left[loser.key] = (why, self._clock() + AGAIN_S)
         if len(self._left) > _REMEMBERED:
             self._left.popitem(last=False)
-        self._leave(loser, why)
+        await self._leave(loser, why)
 
     async def _until_over(self, loser: Loser, wanted_at: int) -> str:
         """Why it is over; empty if the taint did not help within its time."""
@@ -440,3 +448,7 @@ class Healing:
         self._marks[group] = self._marks.get(group, 0) + 1
         self._rosters.pulses[group].ring()
         return self._marks[group]
+
+
+def _known(hold: Hold) -> bool:
+    return not isinstance(hold.holder, PodHolder) or hold.holder.known
