@@ -46,7 +46,7 @@ class Sandbox:
         observe: what was seen.
         tree: the device tree.
         api: the API server; `api.registry` is its inside.
-        kubelet, runtime, scheduler: the other parts.
+        kubelet, runtime, cri, scheduler, controllers: the other parts.
     """
 
     def __init__(
@@ -74,28 +74,26 @@ class Sandbox:
         self._write_kubeconfig()
         self.add_node(self.node)
         self.runtime = Runtime(Specs(self.paths.cdi_static, self.paths.cdi_dynamic), self.tree, self.observe)
-        self._cri = CriServer(self.paths.cri_socket, self.runtime)
-        await self._cri.start()
+        self.cri = CriServer(self.paths.cri_socket, self.runtime)
+        await self.cri.start()
         context = Context(self.node, self.paths, self.api, self.observe, self._timings)
         self.kubelet = Kubelet(context, self.runtime)
         await self.kubelet.start()
-        self.scheduler, self._controllers = (
-            Scheduler(self.api, self.observe),
-            Controllers(self.api, self.observe),
-        )
+        self.scheduler = Scheduler(self.api, self.observe)
+        self.controllers = Controllers(self.api, self.observe)
         self.scheduler.start()
-        self._controllers.start()
+        self.controllers.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.scheduler.stop()
-        await self._controllers.stop()
+        await self.controllers.stop()
         if self.kubelet.running:
             await self.kubelet.kill()
         self.runtime.power_off(lambda container: False)
-        await self._cri.stop()
+        await self.cri.stop()
         await self.api.stop()
         if self._folder is None:
             await asyncio.to_thread(shutil.rmtree, self.paths.base)

@@ -26,10 +26,15 @@ from bridge.sandbox.tasks import spawn
 
 
 class Controllers:
-    """One loop over pods, claims and slices, woken by every write."""
+    """One loop over pods, claims and slices, woken by every write.
+
+    Attributes:
+        pace: seconds that it gathers news before it looks at everything again.
+    """
 
     def __init__(self, server: ApiServer, observe: Observations) -> None:
         self._server, self._observe = server, observe
+        self.pace = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -52,6 +57,7 @@ class Controllers:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
+            await asyncio.sleep(self.pace)
             self._wake.clear()
             if not self._server.up:
                 await asyncio.sleep(0.1)
@@ -104,17 +110,18 @@ class Controllers:
     def _release(self) -> None:
         """Take ended pods out of reservedFor; on the step from used to unused clear the allocation (C.3)."""
         pods = {uid_of(pod): pod for pod in self._api.peek("pods")}
-        for claim in self._api.select("resourceclaims"):
-            status: Object = claim.get("status") or {}
-            users: list[Object] = status.get("reservedFor") or []
+        for claim in self._api.peek("resourceclaims"):
+            users: list[Object] = dig(claim, "status.reservedFor", [])
             left = [u for u in users if u["uid"] in pods and not terminal(pods[u["uid"]])]
             unused = bool(users) and not left
             dying = bool(dig(claim, "metadata.deletionTimestamp")) and not left
             if len(left) < len(users) or (dying and FINALIZER in meta(claim).get("finalizers", [])):
+                freed = clone(claim)
+                status = freed.setdefault("status", {})
                 status["reservedFor"] = left
                 if unused or dying:
-                    self._deallocate(claim, status)
-                self._api.update("resourceclaims", claim)
+                    self._deallocate(freed, status)
+                self._api.update("resourceclaims", freed)
             self._delete_generated(claim, pods)
 
     def _deallocate(self, claim: Object, status: Object) -> None:

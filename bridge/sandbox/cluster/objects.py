@@ -68,7 +68,7 @@ def dig(obj: Mapping[str, Any] | None, path: str, default: Any = None) -> Any:
     """Return the value at a dotted path, or `default` where any step is missing or null."""
     at: Any = obj
     for step in path.split("."):
-        if not isinstance(at, Mapping) or (at := at.get(step)) is None:
+        if not isinstance(at, dict) or (at := at.get(step)) is None:
             return default
     return at
 

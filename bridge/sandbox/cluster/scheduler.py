@@ -59,11 +59,12 @@ class Scheduler:
     Attributes:
         binding_poll: seconds between looks at binding conditions (the real one: 5).
         binding_timeout: seconds after which waiting ends in a new attempt (the real one: 600).
+        pace: seconds that it gathers news before it looks at all pods again.
     """
 
     def __init__(self, server: ApiServer, observe: Observations) -> None:
         self._server, self._observe = server, observe
-        self.binding_poll, self.binding_timeout = 0.05, 600.0
+        self.binding_poll, self.binding_timeout, self.pace = 0.05, 600.0, 0.0
         self._wake = asyncio.Event()
         self._frozen: _View | None = None
         self._paused = False
@@ -120,7 +121,7 @@ class Scheduler:
             waiting = self.binding_poll if self._binding else None
             try:
                 await asyncio.wait_for(self._wake.wait(), waiting)
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.pace)
             except TimeoutError:
                 self._wake.set()
             self._wake.clear()

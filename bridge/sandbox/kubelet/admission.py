@@ -193,6 +193,7 @@ class Admission:
         try:
             if endpoint is None:
                 raise _AllocateError(f"unknown Device Plugin {resource}")
+            self._context.tell("AllocateAsked", label_of(pod), resource=resource, ids=sorted(ids))
             response = await endpoint.allocate(sorted(ids, key=lambda _: random.random()))  # noqa: S311
         except (EndpointError, _AllocateError) as error:
             manager.allocated = manager.allocations.devices()

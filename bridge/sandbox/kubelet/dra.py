@@ -142,7 +142,9 @@ class DraManager:
 
     async def _prepare(self, driver: str, batch: Sequence[ClaimInfo], pod: Object) -> None:
         by_uid = {info.uid: info for info in batch}
-        answer = await self._plugins.get(driver).prepare([_request(info) for info in batch])
+        instance = self._plugins.get(driver)
+        self._context.tell("PrepareAsked", driver, claims=[info.uid for info in batch], pod=label_of(pod))
+        answer = await instance.prepare([_request(info) for info in batch])
         for uid, result in answer.claims.items():
             info = by_uid.get(uid)
             if info is None:
@@ -197,7 +199,9 @@ class DraManager:
 
     async def _unprepare(self, driver: str, batch: Sequence[ClaimInfo]) -> None:
         by_uid = {info.uid: info for info in batch}
-        answer = await self._plugins.get(driver).unprepare([_request(info) for info in batch])
+        instance = self._plugins.get(driver)
+        self._context.tell("UnprepareAsked", driver, claims=[info.uid for info in batch])
+        answer = await instance.unprepare([_request(info) for info in batch])
         for uid, result in answer.claims.items():
             info = by_uid.get(uid)
             if info is None:

@@ -169,7 +169,7 @@ class Kubelet:
             self._wake.clear()
             try:
                 fields = f"spec.nodeName={self._context.node_name}"
-                now = {uid_of(pod): pod for pod in self._context.api.select("pods", fields=fields)}
+                now = {uid_of(pod): pod for pod in self._context.api.peek("pods", fields=fields)}
             except ApiProblem:
                 await asyncio.sleep(self._context.timings.pod_retry)
                 self._wake.set()

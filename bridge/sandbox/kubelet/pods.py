@@ -220,7 +220,7 @@ class PodWorker:
         status = status_of(parts, self.pod, self._waiting, ended=True)
         self.finished = True
         parts.status.set(self.pod, status)
-        parts.context.tell("PodEnded", label_of(self.pod), phase=status["phase"])
+        parts.context.tell("PodEnded", label_of(self.pod), uid=uid, phase=status["phase"])
         await self._remove_object()
         parts.runtime.forget(uid)
         parts.status.forget(uid)

@@ -112,6 +112,8 @@ class Runtime:
             "ContainerStarted",
             label_of(pod),
             container=name,
+            id=container.id,
+            pod=container.pod_uid,
             devices=[node.host_path for node in got.nodes],
             cdi=got.cdi_names,
         )
@@ -147,7 +149,9 @@ class Runtime:
         container.state, container.exit_code = State.EXITED, code
         container.exited.set()
         about = f"{container.namespace}/{container.pod_name}"
-        self._observe.tell("runtime", "ContainerExited", about, container=container.name, code=code)
+        self._observe.tell(
+            "runtime", "ContainerExited", about, container=container.name, id=container.id, code=code
+        )
         if self.on_exit is not None:
             self.on_exit(container)
 
