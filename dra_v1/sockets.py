@@ -242,10 +242,10 @@ class SocketServer:
             return True
 
     async def _bind(self) -> None:
-        hidden = self.path.with_name("." + secrets.token_hex(4))
         server = grpc.aio.server()
         self._add_services(server)
         points.reached(points.Point.SOCKET_BINDING)
+        hidden = self._hidden()
         try:
             server.add_insecure_port(grpc_target(hidden))
             hidden.chmod(0o600)
@@ -259,6 +259,15 @@ class SocketServer:
                 hidden.unlink()
             raise SocketError(f"cannot serve at {self.path}: {error}") from error
         self._server, self._identity = server, identity_of(self.path)
+
+    def _hidden(self) -> Path:
+        """A name to bind under that was never used. Those of servers that died before their socket was renamed are
+        removed: the first half of the name is this path's own."""
+        mark = "." + hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:4]
+        for left in self.path.parent.glob(mark + "[0-9a-f]" * 4):
+            if left.is_socket() and listener_at(left) is None:
+                left.unlink(missing_ok=True)
+        return self.path.with_name(mark + secrets.token_hex(2))
 
     def remove(self) -> None:
         """Take the socket's name away, if the file is still ours. Connections stay."""
