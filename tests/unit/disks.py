@@ -1,0 +1,159 @@
+"""A disk that loses its power: what SQLite wrote, and what of it was on the disk at each sync.
+
+Sits between SQLite and the system by the table of functions that SQLite opens its files with, so that the code under
+test is as it is shipped.
+"""
+
+from __future__ import annotations
+
+import _sqlite3
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_OPEN = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p
+)
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
+_TRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
+_SYNC = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_METHODS = 19
+_X_WRITE, _X_TRUNCATE, _X_SYNC = 3, 4, 5
+"""Places in SQLite's table of a file's functions."""
+
+
+class _Vfs(ctypes.Structure):
+    _fields_ = [
+        ("version", ctypes.c_int),
+        ("size", ctypes.c_int),
+        ("longest", ctypes.c_int),
+        ("next", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("data", ctypes.c_void_p),
+        ("open", ctypes.c_void_p),
+    ]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The disk between two syncs.
+
+    Attributes:
+        synced: content of each file, by name, that a power loss cannot take.
+        wal: the write-ahead log as it was written when the next sync came, or at the end: its first bytes are the
+            synced ones.
+        writes: what was written to the database itself since: (offset, bytes); a power loss leaves any of it.
+    """
+
+    synced: dict[str, bytes]
+    wal: bytes
+    writes: tuple[tuple[int, bytes], ...]
+
+
+@dataclass
+class Disk:
+    """What was written below one folder.
+
+    Attributes:
+        moments: one for each sync, the last one as of now.
+        kept: what open files still call; never to be dropped before they are closed.
+    """
+
+    folder: Path
+    current: dict[str, bytearray] = field(default_factory=dict)
+    synced: dict[str, bytes] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+    _writes: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def opened(self, name: str) -> None:
+        path = self.folder / name
+        content = path.read_bytes() if path.exists() else b""
+        self.current[name] = bytearray(content)
+        # What was there before is on the disk: it was synced before it got its name.
+        self.synced.setdefault(name, content)
+
+    def wrote(self, name: str, offset: int, content: bytes) -> None:
+        file = self.current[name]
+        file.extend(bytes(max(0, offset + len(content) - len(file))))
+        file[offset : offset + len(content)] = content
+        if name == "ledger.db":
+            self._writes.append((offset, content))
+
+    def cut(self, name: str, size: int) -> None:
+        del self.current[name][size:]
+
+    def sync(self, name: str) -> None:
+        self.mark()
+        self.synced[name] = bytes(self.current[name])
+        if name == "ledger.db":
+            self._writes.clear()
+
+    def mark(self) -> int:
+        """Close the present moment; how many there are."""
+        wal = bytes(self.current.get("ledger.db-wal", b""))
+        self.moments.append(Moment(dict(self.synced), wal, tuple(self._writes)))
+        return len(self.moments)
+
+
+@contextlib.contextmanager
+def disk_below(folder: Path) -> Iterator[Disk]:
+    """Everything that SQLite writes below a folder. Raises AttributeError where Python has SQLite built in."""
+    library = ctypes.CDLL(_sqlite3.__file__)
+    library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
+    library.sqlite3_vfs_find.argtypes = [ctypes.c_char_p]
+    vfs = library.sqlite3_vfs_find(None).contents
+    before = vfs.open
+    plain = _OPEN(before)
+    disk = Disk(folder)
+
+    def opens(vfs: int, path: int | None, file: int, flags: int, out: int | None) -> int:
+        result = int(plain(vfs, path, file, flags, out))
+        opened = Path(ctypes.string_at(path).decode()) if path is not None else None
+        if result == 0 and opened is not None and opened.parent == folder:
+            disk.kept.append(_watched(disk, opened.name, file))
+        return result
+
+    shim = _OPEN(opens)
+    vfs.open = ctypes.cast(shim, ctypes.c_void_p).value
+    try:
+        yield disk
+    finally:
+        vfs.open = before
+
+
+def _watched(disk: Disk, name: str, file: int) -> Any:
+    """Give an open file a table of its own; what must be kept alive for it."""
+    slot = ctypes.cast(file, ctypes.POINTER(ctypes.c_void_p))
+    table = (ctypes.c_void_p * _METHODS).from_address(slot[0] or 0)
+    own = (ctypes.c_void_p * _METHODS)(*table)
+    write, truncate = _WRITE(table[_X_WRITE] or 0), _TRUNCATE(table[_X_TRUNCATE] or 0)
+    sync = _SYNC(table[_X_SYNC] or 0)
+    disk.opened(name)
+
+    def writes(file: int, content: int, size: int, offset: int) -> int:
+        result = int(write(file, content, size, offset))
+        if result == 0:
+            disk.wrote(name, offset, ctypes.string_at(content, size))
+        return result
+
+    def truncates(file: int, size: int) -> int:
+        result = int(truncate(file, size))
+        if result == 0:
+            disk.cut(name, size)
+        return result
+
+    def syncs(file: int, flags: int) -> int:
+        result = int(sync(file, flags))
+        if result == 0:
+            disk.sync(name)
+        return result
+
+    calls = (_WRITE(writes), _TRUNCATE(truncates), _SYNC(syncs))
+    for place, call in zip((_X_WRITE, _X_TRUNCATE, _X_SYNC), calls, strict=True):
+        own[place] = ctypes.cast(call, ctypes.c_void_p).value
+    slot[0] = ctypes.addressof(own)
+    return own, calls, (write, truncate, sync)
