@@ -191,7 +191,10 @@ def load(db: sqlite3.Connection) -> tuple[Account, int]:
 
 
 def records(db: sqlite3.Connection) -> tuple[Record, ...]:
-    """What was done by force, oldest first."""
+    """What was done by force, oldest first; version 1 kept nothing of it."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < 2:
+        return ()
     return tuple(Record(*row) for row in db.execute("SELECT at, what, who, text FROM records ORDER BY id"))
 
 

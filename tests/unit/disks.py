@@ -25,6 +25,13 @@ _X_WRITE, _X_TRUNCATE, _X_SYNC = 3, 4, 5
 """Places in SQLite's table of a file's functions."""
 
 
+_KEPT: list[Any] = []
+"""What open files call; a file may be open for longer than anybody here knows."""
+
+FULL, WRITE_ERROR = 13, 778
+"""SQLITE_FULL; SQLITE_IOERR_WRITE, as where a file system was remounted read-only."""
+
+
 class _Vfs(ctypes.Structure):
     _fields_ = [
         ("version", ctypes.c_int),
@@ -59,14 +66,14 @@ class Disk:
 
     Attributes:
         moments: one for each sync, the last one as of now.
-        kept: what open files still call; never to be dropped before they are closed.
+        fails: what SQLite is told instead of writing or syncing, one of its result codes; 0 for nothing.
     """
 
     folder: Path
     current: dict[str, bytearray] = field(default_factory=dict)
     synced: dict[str, bytes] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)
+    fails: int = 0
     _writes: list[tuple[int, bytes]] = field(default_factory=list)
 
     def opened(self, name: str) -> None:
@@ -114,7 +121,7 @@ def disk_below(folder: Path) -> Iterator[Disk]:
         result = int(plain(vfs, path, file, flags, out))
         opened = Path(ctypes.string_at(path).decode()) if path is not None else None
         if result == 0 and opened is not None and opened.parent == folder:
-            disk.kept.append(_watched(disk, opened.name, file))
+            _KEPT.append(_watched(disk, opened.name, file))
         return result
 
     shim = _OPEN(opens)
@@ -135,7 +142,7 @@ def _watched(disk: Disk, name: str, file: int) -> Any:
     disk.opened(name)
 
     def writes(file: int, content: int, size: int, offset: int) -> int:
-        result = int(write(file, content, size, offset))
+        result = disk.fails or int(write(file, content, size, offset))
         if result == 0:
             disk.wrote(name, offset, ctypes.string_at(content, size))
         return result
@@ -147,7 +154,7 @@ def _watched(disk: Disk, name: str, file: int) -> Any:
         return result
 
     def syncs(file: int, flags: int) -> int:
-        result = int(sync(file, flags))
+        result = disk.fails or int(sync(file, flags))
         if result == 0:
             disk.sync(name)
         return result
