@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -19,7 +19,7 @@ import grpc
 
 from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as pb_grpc
 from deviceplugin_v1beta1.names import check_resource_name, file_stem
-from deviceplugin_v1beta1.plugin import DevicePlugin, DevicesEnded
+from deviceplugin_v1beta1.plugin import Device, DevicePlugin, DevicesEnded
 from deviceplugin_v1beta1.registration import VERSION, LegacyRoute, Route, WatcherRoute
 from deviceplugin_v1beta1.service import DevicePluginService
 from dra_v1.registration import PLUGINS_REGISTRY, RegistrationStatus, WatcherRegistration
@@ -174,6 +174,10 @@ class DevicePluginServer:
         closing, self._closing = self._closing, None
         await (closing or self._close())
         self._end()
+
+    async def sent(self, devices: Callable[[], Collection[Device]]) -> None:
+        """Return when the kubelet has been sent what `devices` gives; at once while it reads no list."""
+        await self._service.sent(devices)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -59,6 +59,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         self._preferring = plugin if isinstance(plugin, Preferring) else None
         self._pre_starting = plugin if isinstance(plugin, PreStarting) else None
         self._shown: _Shown | None = None
+        self._sent: dict[object, _Shown] = {}
         self._closed = False
         self._news = asyncio.Event()
         self._streams_changed = asyncio.Event()
@@ -94,6 +95,16 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
             self._streams_changed.clear()
             await self._streams_changed.wait()
 
+    async def sent(self, devices: Callable[[], Collection[Device]]) -> None:
+        """Return when every open stream has been sent what `devices` gives at that moment; at once if none is open."""
+        while True:
+            wanted = frozenset(devices()) if self.open_streams else frozenset[Device]()
+            sent = self._sent.values()
+            if len(sent) == self.open_streams and all(shown.devices == wanted for shown in sent):
+                return
+            self._streams_changed.clear()
+            await self._streams_changed.wait()
+
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -126,6 +137,7 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         context: grpc.aio.ServicerContext[pb.Empty, pb.ListAndWatchResponse],
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         """Send the list, and again when it differs. gRPC asks for the next one when this one is on its way."""
+        stream = object()
         self._count_stream(+1)
         try:
             sent: _Shown | None = None
@@ -133,7 +145,10 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
                 points.reached(points.Point.LIST_SENDING)
                 yield sent.message
                 points.reached(points.Point.LIST_SENT)
+                self._sent[stream] = sent
+                self._streams_changed.set()
         finally:
+            self._sent.pop(stream, None)
             self._count_stream(-1)
 
     async def GetPreferredAllocation(

@@ -70,10 +70,7 @@ class ConfigErrors(ValueError):
 
 def _binding(value: object) -> object:
     """YAML 1.1 reads a bare `on` or `off` as a boolean."""
-    word = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-    if word == "on":
-        raise ValueError("on is not available yet; use auto or off")
-    return word
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _split(value: object) -> object:

@@ -32,9 +32,11 @@ class Sharing(StrEnum):
 
 
 class Binding(StrEnum):
-    """Whether DRA pods are bound only after the ledger has reserved their device (Q3); `on` is yet to come."""
+    """Whether DRA pods are bound only after the ledger has reserved their device (Q3); `auto`: in `dual` with
+    `shared`, where both planes race for it."""
 
     AUTO = "auto"
+    ON = "on"
     OFF = "off"
 
 

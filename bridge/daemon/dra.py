@@ -11,6 +11,7 @@ from bridge.config import Group
 from bridge.daemon.metrics import Metrics
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
+from bridge.planes.binding import Binding
 from bridge.planes.healing import Healing
 from bridge.planes.projection import Memory, SliceOffer, dra_view
 from bridge.planes.rosters import Rosters
@@ -31,11 +32,20 @@ class SliceFeed:
     """Projects a group to its publisher, again at each change that shows."""
 
     def __init__(
-        self, group: Group, rosters: Rosters, ledger: Ledger, metrics: Metrics, healing: Healing
+        self,
+        group: Group,
+        rosters: Rosters,
+        ledger: Ledger,
+        metrics: Metrics,
+        healing: Healing,
+        binding: Binding,
     ) -> None:
         self._group = group.name
         self._driver = group.driver_name
         self._healing = healing
+        self._binding = binding
+        self._shown: tuple[tuple[SliceOffer, ...], bool] | None = None
+        self._offered = asyncio.Event()
         self._mark = 0
         self._marking: set[asyncio.Task[None]] = set()
         self._rosters = rosters
@@ -49,6 +59,7 @@ class SliceFeed:
         """The cluster does not keep some fields (H25): shares become devices of their own, nothing is tainted."""
         if "taints" in fields:
             self._healing.dropped(self._group)
+        self._binding.dropped(fields)
         if self._consumable and fields & _CONSUMABLE_FIELDS:
             self._consumable = False
             log.info(
@@ -59,22 +70,37 @@ class SliceFeed:
 
     async def run(self, plugin: DraPlugin) -> None:
         """Feed the plugin until cancelled."""
-        last: tuple[SliceOffer, ...] | None = None
+        await self._binding.decided.wait()
         with self._rosters.pulses[self._group].listen(REST_S) as changes:
             while True:
                 mark = self._healing.mark(self._group)
-                view = dra_view(
-                    self._rosters.of(self._group),
-                    self._ledger.account,
-                    consumable=self._consumable,
-                    memory=self._memory,
-                    moving=self._healing.moving(self._group),
-                )
-                if view != last:
-                    last = view
-                    plugin.offer_pools([self._pool(plugin.node_name, view)])
+                now = self._now()
+                if now != self._shown:
+                    if self._shown is not None and self._shown[1] != now[1]:
+                        self._devices = {}  # all are made anew, with or without conditions
+                    self._shown = now
+                    plugin.offer_pools([self._pool(plugin.node_name, now[0])])
+                    offered, self._offered = self._offered, asyncio.Event()
+                    offered.set()
                 self._tell_stored(plugin, mark)
                 await changes.wait()
+
+    async def stored(self, plugin: DraPlugin) -> None:
+        """Return when the slices are stored as they should be now."""
+        while self._shown != self._now():
+            await self._offered.wait()
+        await plugin.stored()
+
+    def _now(self) -> tuple[tuple[SliceOffer, ...], bool]:
+        """What the slices should show, and whether with binding conditions."""
+        view = dra_view(
+            self._rosters.of(self._group),
+            self._ledger.account,
+            consumable=self._consumable,
+            memory=self._memory,
+            moving=self._healing.moving(self._group),
+        )
+        return view, self._binding.active
 
     def _tell_stored(self, plugin: DraPlugin, mark: int) -> None:
         """Tell healing when what it asked for until that mark is stored."""
@@ -94,13 +120,14 @@ class SliceFeed:
     def _pool(self, name: str, view: Sequence[SliceOffer]) -> Pool:
         """The pool, made of the same objects as the last one as far as nothing changed: so they are not checked
         and compared anew."""
+        conditions = self._binding.names if self._binding.active else None
         before, self._devices = self._devices, {}
         for offer in view:
             known = before.get(offer.name)
             made = (
                 known
                 if known is not None and known[0] is offer
-                else (offer, slice_device(offer, self._driver))
+                else (offer, slice_device(offer, self._driver, conditions))
             )
             self._devices[offer.name] = made
         return Pool(name, [device for _, device in self._devices.values()])

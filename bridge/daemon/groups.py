@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from bridge.config import Config, Group
+from bridge.config import Config, Group, Mode, Sharing
 from bridge.daemon.checks import Checks
 from bridge.daemon.dra import SliceFeed
 from bridge.daemon.metrics import Metrics
@@ -18,11 +18,15 @@ from bridge.devices.kinds import KINDS
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes import device_plugin, dra
+from bridge.planes.binding import Binding, wished
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.early_word import EarlyWord
 from bridge.planes.healing import Healing
 from bridge.planes.regrants import RunningOf
 from bridge.planes.report import Report
+from bridge.planes.reservations import Part
 from bridge.planes.rosters import Rosters
+from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiFiles
 from bridge.platform.roots import Roots
 from deviceplugin_v1beta1 import DevicePluginServer
@@ -48,6 +52,8 @@ class Context:
     checks: Checks
     running_of: RunningOf
     rebuilt: asyncio.Event
+    budget: Budget
+    early: EarlyWord | None
 
 
 class GroupRunner:
@@ -59,6 +65,7 @@ class GroupRunner:
         self._context = context
         self._stack = contextlib.AsyncExitStack()
         self._lasting: dict[str, Callable[[], Coroutine[object, object, None]]] = {}
+        self._listed: Callable[[], Awaitable[None]] = _at_once
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -112,6 +119,7 @@ class GroupRunner:
             on_status=lambda status: gauge.set(bool(status.registered)),
         )
         await stack.enter_async_context(server)
+        self._listed = lambda: server.sent(plane.shown)
         context.checks.add(
             f"group {group.name}, device plugin",
             lambda: "" if server.status.registered else server.status.error or "not registered yet",
@@ -120,8 +128,12 @@ class GroupRunner:
 
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
         context, group = self._context, self._group
-        assert context.api is not None, "it is made where any group serves DRA, and no group begins to later"
-        feed = SliceFeed(group, context.rosters, context.ledger, context.metrics, context.healing)
+        assert context.api is not None and context.early is not None, (
+            "they are made where any group serves DRA, and no group begins to later"
+        )
+        binding = Binding(group, self._binding_changed)
+        context.metrics.binding.labels(group.name).set_function(lambda: binding.active)
+        feed = SliceFeed(group, context.rosters, context.ledger, context.metrics, context.healing, binding)
         plane = dra.DraPlane(
             group.name,
             dra.Surroundings(
@@ -136,6 +148,7 @@ class GroupRunner:
                 context.report,
                 context.roots.still_there,
                 context.rebuilt,
+                context.early.prepared,
             ),
         )
         plugin = DraPlugin(
@@ -154,12 +167,42 @@ class GroupRunner:
         context.checks.add(f"group {group.name}, DRA", lambda: _dra_trouble(plugin))
         task = asyncio.create_task(self._publish(feed, plugin), name=f"slices of group {group.name}")
         stack.push_async_callback(cancel, task)
+        if reserves(group):
+            deciding = asyncio.create_task(binding.decide(context.api, context.budget))
+            stack.push_async_callback(cancel, deciding)
+            context.early.attach(
+                Part(
+                    group.name,
+                    group.driver_name,
+                    binding,
+                    lambda: context.rosters.of(group.name),
+                    lambda: self._listed(),
+                    lambda: feed.stored(plugin),
+                    lambda device: context.healing.fence(group.name, device),
+                )
+            )
         self._lasting["publication"] = plugin.wait
         self._lasting["slices"] = lambda: _join(task)
+
+    def _binding_changed(self) -> None:
+        self._context.rosters.pulses[self._group.name].ring()
+        if self._context.early is not None:
+            self._context.early.switched()
 
     async def _publish(self, feed: SliceFeed, plugin: DraPlugin) -> None:
         await self._context.rebuilt.wait()
         await feed.run(plugin)
+
+
+def reserves(group: Group) -> bool:
+    """Whether devices of a group are reserved before the kubelet asks: where both planes race for them, or where the
+    scheduler is made to wait for it."""
+    shared = group.mode is Mode.DUAL and group.sharing is Sharing.SHARED
+    return shared or wished(group)
+
+
+async def _at_once() -> None:
+    """There is no list to wait for."""
 
 
 async def _join(task: asyncio.Task[None]) -> None:

@@ -17,6 +17,7 @@ from bridge.planes import report as told
 from bridge.planes.projection import free_units, units_of
 from bridge.planes.roster import Roster
 from bridge.planes.rosters import Rosters
+from bridge.platform.budget import Budget
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -34,6 +35,39 @@ class Metrics:
             "device_bridge_refusals",
             "Requests refused, by reason: held, quarantined, unavailable, moving, in-use, ledger, cdi, other.",
             ["plane", "group", "reason"],
+            registry=self.registry,
+        )
+        self.reserved = Counter(
+            "device_bridge_reservations",
+            "Devices reserved before the kubelet asked.",
+            ["group"],
+            registry=self.registry,
+        )
+        self.conditions = Counter(
+            "device_bridge_binding_conditions",
+            "What the scheduler was told of a claim: reserved, held-elsewhere; failed: it could not be told yet.",
+            ["group", "outcome"],
+            registry=self.registry,
+        )
+        self.binding = Gauge(
+            "device_bridge_two_phase_binding",
+            "Whether pods of a group are bound only after their devices are reserved.",
+            ["group"],
+            registry=self.registry,
+        )
+        self.early_word = Gauge(
+            "device_bridge_early_word",
+            "Whether the daemon hears of pods before the kubelet asks; by whose pods.",
+            ["pods"],
+            registry=self.registry,
+        )
+        self.watches = Gauge(
+            "device_bridge_claim_watches", "Watches on single claims now.", registry=self.registry
+        )
+        self.budgeted = Gauge(
+            "device_bridge_budgeted_requests",
+            "Requests to the API server within the budget so far: all, and those that had to wait for it.",
+            ["which"],
             registry=self.registry,
         )
         self.lost = Counter(
@@ -140,6 +174,11 @@ class Metrics:
                 await changes.wait()
                 await asyncio.sleep(1)
 
+    def follow_budget(self, budget: Budget) -> None:
+        """Show how the budget of requests was used."""
+        self.budgeted.labels("all").set_function(lambda: budget.taken)
+        self.budgeted.labels("waited").set_function(lambda: budget.waited)
+
     def event(self, result: str) -> None:
         """Count what became of an event."""
         self.events.labels(result).inc()
@@ -171,6 +210,10 @@ class Metrics:
 
     def _count_trouble(self, news: told.News) -> None:
         match news:
+            case told.Reserved():
+                self.reserved.labels(news.group).inc(len(news.devices))
+            case told.ConditionSet():
+                self.conditions.labels(news.group, news.outcome).inc()
             case told.ReservationLost():
                 self.lost.labels(news.group).inc()
             case told.Unproven():

@@ -38,9 +38,12 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
 from bridge.planes.deallocation import Deallocations
+from bridge.planes.early_word import EarlyWord
 from bridge.planes.healing import Healing
 from bridge.planes.report import Report
+from bridge.planes.reservations import Tools
 from bridge.planes.rosters import Rosters
+from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiFiles
 from bridge.platform.events import Events
 from bridge.platform.roots import Roots
@@ -88,17 +91,23 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         rebuilt = asyncio.Event()
         rebuild = asyncio.create_task(reconciler.take_up(), name="rebuild")
         stack.push_async_callback(cancel, rebuild)
-        deallocations = Deallocations(ledger, api, _drivers(config), settings.node_name, report)
+        budget = Budget()
+        metrics.follow_budget(budget)
+        resources = ResourceApi(api) if api is not None else None
+        deallocations = Deallocations(ledger, resources, _drivers(config), settings.node_name, report, budget)
         stack.push_async_callback(deallocations.stop)
         healing = Healing(
             ledger,
             rosters,
-            ResourceApi(api) if api is not None else None,
+            resources,
             _drivers(config),
             settings.node_name,
             report,
         )
         stack.push_async_callback(healing.stop)
+        early = _early_word(config, settings, resources, ledger, deallocations, budget, report, metrics)
+        if early is not None:
+            healing.known = early
         context = Context(
             config,
             settings.node_name,
@@ -114,6 +123,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             checks,
             sources.running_of,
             rebuilt,
+            budget,
+            early,
         )
         # The groups stop together, registrations before the rest of the daemon.
         serving = await stack.enter_async_context(Serving(config.groups, context, files))
@@ -143,6 +154,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "metrics": metrics.follow(rosters, ledger, healing.moving),
             "events": events.run(),
         }
+        if early is not None:
+            work["early word"] = early.run()
         await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
 
@@ -176,6 +189,28 @@ def _sources(
     answered = source_news(report, trouble, metrics.source_answers)
     made = Sources(config.daemon, resources, settings.node_name, api, holders, probes.look, answered)
     return made
+
+
+def _early_word(
+    config: Config,
+    settings: Settings,
+    resources: ResourceApi | None,
+    ledger: Ledger,
+    deallocations: Deallocations,
+    budget: Budget,
+    report: Report,
+    metrics: Metrics,
+) -> EarlyWord | None:
+    if resources is None:
+        return None
+    tools = Tools(ledger, resources, deallocations, budget, report, settings.node_name)
+    early = EarlyWord(
+        tools,
+        [group.name for group in config.groups],
+        lambda whose, yes: metrics.early_word.labels(whose).set(yes),
+    )
+    metrics.watches.set_function(lambda: early.watches.open)
+    return early
 
 
 def _reconciler(

@@ -21,6 +21,8 @@ _LINES: Mapping[type[News], tuple[int, str]] = {
     told.Unproven: (logging.WARNING, "handed out unproven"),
     told.Ended: (logging.INFO, "released"),
     told.Forced: (logging.WARNING, "released by force"),
+    told.Reserved: (logging.INFO, "reserved"),
+    told.ConditionSet: (logging.INFO, "binding condition"),
     told.ReservationLost: (logging.WARNING, "reservation lost"),
     told.Healing: (logging.WARNING, "healing"),
     told.Healed: (logging.INFO, "healed"),

@@ -7,7 +7,7 @@ kubelet-contract (admin access never holds and is never refused).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def plan(claim: Claim, roster: Roster, kind: Kind[Any], pool: str, naming: Namin
             device = _known(roster, result.device)
             cdi = naming.device(device.name + ADMIN)
         else:
-            pick = roster.pick(result.device, _units(roster, result), share=result.share_id or "")
+            pick = _pick(result, roster)
             picks.append(pick)
             device = roster.by_name[pick.device]
             cdi = naming.device(device.name)
@@ -75,6 +75,15 @@ def plan(claim: Claim, roster: Roster, kind: Kind[Any], pool: str, naming: Namin
             PreparedDevice((result.base_request,), result.pool, result.device, tuple(ids), result.share_id)
         )
     return Plan(tuple(picks), PreparedClaim(tuple(devices)), edits)
+
+
+def picks_of(results: Iterable[AllocatedDevice], roster: Roster) -> tuple[Pick, ...]:
+    """What to book for results of one pool; none for admin access. Raises Unavailable."""
+    return tuple(_pick(result, roster) for result in results if not result.admin_access)
+
+
+def _pick(result: AllocatedDevice, roster: Roster) -> Pick:
+    return roster.pick(result.device, _units(roster, result), share=result.share_id or "")
 
 
 def _known(roster: Roster, name: str) -> Device:

@@ -1,7 +1,8 @@
-"""Find out when an unprepared claim is no longer allocated: the second half of S4 for DRA.
+"""Find out when a claim that is not prepared is no longer allocated: the second half of S4 for DRA.
 
 The kubelet unprepares, then the claim controller deallocates, as a rule within a second; nobody tells us. Each
-such claim is read by GET with growing pauses up to a minute (design 2: no watch on claims of the whole cluster).
+such claim is read by GET with growing pauses up to a minute (design 2: no watch on claims of the whole cluster). Of
+those that are reserved `bridge.planes.early_word` says when to ask.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from bridge.ledger.holds import ClaimHolder, Hold, Phase, Plane
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.report import Report
+from bridge.platform.budget import Budget
 from dra_v1.claims import Claim, ClaimError, ClaimProblem, ClaimRef, check_claim
-from dra_v1.kube import KubeApi
-from dra_v1.kube_errors import ApiError, NotFound
+from dra_v1.kube_errors import ApiError, Json, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 log = logging.getLogger(__name__)
@@ -24,19 +25,28 @@ log = logging.getLogger(__name__)
 _FIRST_S = 0.25
 _LONGEST_S = 60.0
 _AT_ONCE = 8
+_OPEN = (Phase.RELEASING, Phase.RESERVED)
 
 
 class Deallocations:
     """Watches over the claims that are being released.
 
-    `drivers`: driver name by group; `pool`: this node's; `api`: None where no group is offered through DRA.
+    `drivers`: driver name by group; `pool`: this node's; `resources`: None where no group is offered through DRA;
+    `budget`: of requests that nobody waits for.
     """
 
     def __init__(
-        self, ledger: Ledger, api: KubeApi | None, drivers: Mapping[str, str], pool: str, report: Report
+        self,
+        ledger: Ledger,
+        resources: ResourceApi | None,
+        drivers: Mapping[str, str],
+        pool: str,
+        report: Report,
+        budget: Budget,
     ) -> None:
         self._ledger = ledger
-        self._resources = ResourceApi(api) if api is not None else None
+        self._resources = resources
+        self._budget = budget
         self._drivers = drivers
         self._pool = pool
         self._report = report
@@ -58,7 +68,7 @@ class Deallocations:
 
     def expect(self, uid: str) -> None:
         """Begin to ask for a claim that was just unprepared; one that is asked for seldom is asked for anew."""
-        if not self._releasing(uid):
+        if not self._holds(uid, Phase.RELEASING):
             return
         if (earlier := self._tasks.get(uid)) is not None:
             earlier.cancel()
@@ -72,35 +82,59 @@ class Deallocations:
 
     async def check_now(self, uid: str) -> None:
         """Ask once, and end the holds that are proven free. Failure to ask leaves them."""
-        holds = self._releasing(uid)
+        holds = self._holds(uid)
         if not holds or self._resources is None:
             return
         holder = holds[0].holder
         assert isinstance(holder, ClaimHolder)
-        ref = ClaimRef(holder.namespace, holder.name, uid)
         async with self._gate:
             try:
-                body = await self._resources.get_claim(ref.namespace, ref.name)
+                body: Json | None = await self._resources.get_claim(holder.namespace, holder.name)
             except (ApiError, NoResourceApi) as error:
                 # A server that does not know the kind knows nothing of the claim.
                 if not isinstance(error, NotFound) or error.unserved:
-                    extra = {"claim": str(ref), "error": str(error)}
+                    extra = {"claim": f"{holder.namespace}/{holder.name}", "error": str(error)}
                     log.warning("cannot tell whether a claim is deallocated", extra=extra)
                     return
                 body = None
-        for group in {hold.group for hold in holds}:
-            still = frozenset[str]()
-            if body is not None:
-                found = check_claim(body, ref, self._drivers.get(group, ""))
-                still = shares_still_allocated(found, self._pool)
+        await self._judge(uid, body, holds)
+
+    async def judge(self, uid: str, body: Json | None) -> None:
+        """End the holds that a claim, as it was read just now (None: it is gone), proves free."""
+        await self._judge(uid, body, self._holds(uid))
+
+    def would_free(self, uid: str, body: Json | None) -> bool:
+        """Whether a claim as it was heard of, which is no proof, lacks anything that is held for it."""
+        holds = self._holds(uid)
+        still = self._still(holds, body)
+        return any(hold.share not in still[hold.group] for hold in holds)
+
+    async def _judge(self, uid: str, body: Json | None, holds: tuple[Hold, ...]) -> None:
+        """`holds` are those that were there before the claim was read: of later ones it proves nothing."""
+        for group, still in self._still(holds, body).items():
             await self._end(group, uid, still, holds)
 
+    def _still(self, holds: tuple[Hold, ...], body: Json | None) -> dict[str, frozenset[str]]:
+        """By group of a claim's holds, the shares that it still has."""
+        found: dict[str, frozenset[str]] = {}
+        for hold in holds:
+            found[hold.group] = frozenset()
+            if body is not None:
+                assert isinstance(hold.holder, ClaimHolder)
+                ref = ClaimRef(hold.holder.namespace, hold.holder.name, hold.holder.uid)
+                claim = check_claim(body, ref, self._drivers[hold.group])
+                found[hold.group] = shares_still_allocated(claim, self._pool)
+        return found
+
     async def _end(self, group: str, uid: str, still: frozenset[str], holds: tuple[Hold, ...]) -> None:
-        freed = [h for h in holds if h.group == group and h.share not in still]
+        asked = {hold.id for hold in holds}
+        now = [h for h in self._ledger.account.of_claim(group, uid) if h.phase in _OPEN]
+        freed = [h for h in now if h.id in asked and h.share not in still]
         if not freed:
             return
+        kept = still | {h.share for h in now if h.id not in asked}
         try:
-            await self._ledger.deallocated(group, uid, still)
+            await self._ledger.deallocated(group, uid, kept)
         except LedgerError as error:
             log.error("cannot record a release", extra={"group": group, "error": str(error)})
             return
@@ -108,20 +142,21 @@ class Deallocations:
             Plane.DRA, group, [h.share for h in freed], str(freed[0].holder), "the claim is deallocated"
         )
 
-    def _releasing(self, uid: str) -> tuple[Hold, ...]:
+    def _holds(self, uid: str, *phases: Phase) -> tuple[Hold, ...]:
         account = self._ledger.account
         return tuple(
             hold
             for group in self._drivers
             for hold in account.of_claim(group, uid)
-            if hold.phase is Phase.RELEASING
+            if hold.phase in (phases or _OPEN)
         )
 
     async def _until_deallocated(self, uid: str) -> None:
         pause = _FIRST_S
-        while self._releasing(uid):
+        while self._holds(uid, Phase.RELEASING):
+            await self._budget.take()
             await self.check_now(uid)
-            if not self._releasing(uid):
+            if not self._holds(uid, Phase.RELEASING):
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_S)

@@ -68,13 +68,14 @@ class DevicePluginPlane:
         last: Sequence[PluginDevice] | None = None
         with self._around.changed.listen(REST_S) as changes:
             while True:
-                now = self._list()
+                now = self.shown()
                 if now != last:
                     last = now
                     yield now
                 await changes.wait()
 
-    def _list(self) -> tuple[PluginDevice, ...]:
+    def shown(self) -> tuple[PluginDevice, ...]:
+        """The list as it is to be shown now."""
         return tuple(
             _plugin_device(offer.id, offer.healthy, offer.numa_node)
             for offer in device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.devices.kinds.base import Kind
-from bridge.ledger.holds import ClaimHolder, Phase, Plane, PodHolder, Refused
+from bridge.ledger.holds import ClaimHolder, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
+from bridge.planes.booking import book
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.healing import Healing, Loser
@@ -54,6 +55,7 @@ class Surroundings:
         there: whether a device node exists now, by its host path.
         rebuilt: set once evidence and ledger have been compared at start; until then nothing changes hands, and
             only what is remembered is answered (kubelet-contract E.7).
+        prepared: told the UID of each claim that the ledger has prepared.
     """
 
     ledger: Ledger
@@ -67,6 +69,7 @@ class Surroundings:
     report: Report
     there: Callable[[str], bool]
     rebuilt: asyncio.Event
+    prepared: Callable[[str], None]
 
 
 class DraPlane:
@@ -169,22 +172,15 @@ class DraPlane:
                 return
 
     async def _book(self, claim: Claim, planned: Plan) -> None:
-        """Book the plan. What only waits for another claim's deallocation is asked about once, here and now:
-        the scheduler gave the device away because it knows already."""
         holder = ClaimHolder(claim.ref.namespace, claim.ref.name, claim.ref.uid)
         answer = encode(Stored(planned.answer, planned.edits))
-        try:
+
+        async def prepare() -> None:
             self._check_moving(claim)
             await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
-        except Refused as refused:
-            leaving = {h.holder for h in refused.blockers if h.phase is Phase.RELEASING}
-            if not leaving:
-                raise
-            for other in leaving:
-                assert isinstance(other, ClaimHolder)
-                await self._around.deallocations.check_now(other.uid)
-            self._check_moving(claim)
-            await self._around.ledger.prepare(self._group, holder, planned.picks, answer)
+
+        await book(prepare, self._around.deallocations)
+        self._around.prepared(claim.ref.uid)
 
     async def _unprepare(self, ref: ClaimRef) -> UnprepareError | None:
         try:

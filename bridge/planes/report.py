@@ -77,6 +77,27 @@ class WasRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Devices were reserved for a claim that was seen allocated; `seconds` as the ledger needed."""
+
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionSet:
+    """The scheduler was told what became of a claim that it waits with: `reserved`, `held-elsewhere`; or `failed`,
+    it could not be told yet, and `why`."""
+
+    group: str
+    claim: ClaimHolder
+    outcome: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReservationLost:
     """A claim is allocated what somebody else has; nobody has asked for it yet."""
 
@@ -188,7 +209,9 @@ class ProofRestored:
 News = (
     HandedOut
     | WasRefused
+    | Reserved
     | ReservationLost
+    | ConditionSet
     | Unproven
     | Ended
     | Forced

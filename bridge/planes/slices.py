@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bridge.devices.model import AttributeValue, Device
 from bridge.devices.model import Version as ModelVersion
+from bridge.planes.conditions import Names
 from bridge.planes.projection import SliceOffer
 from dra_v1.slices import Attribute, Capacity, RequestPolicy, SliceDevice, Taint, Version
 
@@ -15,8 +18,8 @@ HELD = "held-by-device-plugin"
 """The taint that moves the claim which lost a device to the device plugin plane: `<driver>/held-by-device-plugin`."""
 
 
-def slice_device(offer: SliceOffer, driver: str) -> SliceDevice:
-    """One device of a driver's slice.
+def slice_device(offer: SliceOffer, driver: str, conditions: Names | None = None) -> SliceDevice:
+    """One device of a driver's slice; with `conditions` its pods are bound only after they are set (KEP 5007).
 
     A shareable one is allocated by amounts of its capacity; what is free bounds a request (the API refuses a
     policy above the capacity, and a step where there is no room for one).
@@ -30,8 +33,16 @@ def slice_device(offer: SliceOffer, driver: str) -> SliceDevice:
     else:
         capacity.pop(device.share_unit, None)
     taints = (Taint(f"{driver}/{HELD}", effect="NoExecute"),) if offer.evict else ()
-    return SliceDevice(
+    shown = SliceDevice(
         offer.name, _attributes(device), capacity, allow_multiple=offer.units is not None, taints=taints
+    )
+    if conditions is None:
+        return shown
+    return replace(
+        shown,
+        binding_conditions=(conditions.reserved,),
+        binding_failure_conditions=(conditions.elsewhere,),
+        binds_to_node=True,
     )
 
 

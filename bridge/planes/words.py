@@ -124,6 +124,14 @@ class Pods:
         """The furthest that a pod naming the claim has come; None if no pod does."""
         return max((place for place, _ in self._naming.get(key, ())), default=None)
 
+    def named(self) -> tuple[Key, ...]:
+        """The claims that are named."""
+        return tuple(self._naming)
+
+    def uids(self, key: Key) -> frozenset[str]:
+        """UIDs of the pods that name a claim."""
+        return frozenset(uid for _, uid in self._naming.get(key, ()))
+
     def of(self, key: Key) -> tuple[PodRef, ...]:
         """The pods that name a claim, in order of name."""
         pods = {uid: self._pods[place, uid] for place, uid in self._naming.get(key, ())}
@@ -162,7 +170,7 @@ def followed(place: Place | None, sight: Sight, *, reserved: bool, prepared: boo
         place: of the pods that name it.
         sight: how it was last seen.
         reserved: the ledger holds devices for it that it has not prepared.
-        prepared: the ledger has it prepared: from then on the kubelet tells of its end.
+        prepared: the ledger has it prepared: the kubelet has asked, and tells of its end.
         open_: it was refused or is not answered yet; it may succeed, or be allocated elsewhere.
     """
     if reserved:
@@ -171,11 +179,11 @@ def followed(place: Place | None, sight: Sight, *, reserved: bool, prepared: boo
         return False
     match sight:
         case Sight.UNKNOWN:
-            return not prepared
+            return True
         case Sight.UNALLOCATED:
             # The nomination is written before the allocation; a pod that was bound has waited for its claims.
             return place is Place.NOMINATED
         case Sight.OURS:
-            return open_
+            return open_ and not prepared
         case Sight.MISSING | Sight.OTHERS:
             return False

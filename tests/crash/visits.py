@@ -69,7 +69,7 @@ VISITS = [
     *_visits(
         "LEDGER_COMMITTED",
         *(POD_STARTS, (POD_STARTS, 2), POD_ENDS, CLAIM_STARTS, TUNED_STARTS, CLAIM_ENDS, (CLAIM_ENDS, 2)),
-        *(UNPLUG, DAMAGED),
+        DAMAGED,
     ),
     *_visits("NAMES_WRITING NAMES_WRITTEN_ASIDE NAMES_IN_PLACE", REGROUPED),
     *_visits("NAMES_WRITTEN_ASIDE", FIRST),
@@ -100,16 +100,19 @@ VISITS = [
     *_visits("SLICE_CREATING SLICE_CREATED", FIRST),
     *_visits("SLICE_UPDATING SLICE_UPDATED", POD_STARTS, POD_ENDS, UNPLUG),
     *_visits("SLICE_DELETING SLICE_DELETED", STRAY),
+    # What the scheduler waits for before it binds a pod
+    *_visits("CLAIM_STATUS_APPLYING CLAIM_STATUS_APPLIED", CLAIM_STARTS),
 ]
 
 _OF_DEVICE_PLUGINS = ("REGISTER", "OPTIONS", "PREFERRED", "ALLOCATE", "PRE_")
-_OF_DRA = ("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET")
+_OF_DRA = ("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_")
 ON_ONE_PLANE = {
     **dict.fromkeys(
         (p for p in Point if p.name.startswith(("REGISTER", "OPTIONS", "PREFERRED", "ALLOCATE", "PRE_"))), DP
     ),
     **dict.fromkeys(
-        (p for p in Point if p.name.startswith(("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET"))), DRA
+        (p for p in Point if p.name.startswith(("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_"))),
+        DRA,
     ),
 }
 """Points of one plane's own calls; all others have to be visited on both."""

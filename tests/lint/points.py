@@ -69,6 +69,7 @@ EXCUSED: Mapping[tuple[str, str], str] = {
         "bridge/daemon/follow.py",
         "_take",
     ): "writes CDI files through bridge.platform.cdi, which names the points",
+    ("bridge/platform/rights.py", "_has"): "asks what this daemon may do: nothing is stored",
     ("dra_v1/sockets.py", "_hidden"): "removes what its caller would have, between the caller's points",
     ("bridge/platform/uevents.py", "_open"): "a netlink socket, which only hears",
     ("bridge/daemon/http.py", "_answer"): "metrics and probes: nothing is handed out by them",

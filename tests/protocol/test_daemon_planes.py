@@ -7,7 +7,7 @@ import pytest
 from bridge.ledger.holds import Plane
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.endpoint import EndpointError
-from tests.protocol.stage import GROUP, RESOURCE, acc, stage
+from tests.protocol.stage import ACC, GROUP, RESOURCE, acc, stage
 
 DP, DRA = Plane.DEVICE_PLUGIN, Plane.DRA
 
@@ -46,7 +46,7 @@ async def test_s3_what_the_device_plugin_holds_is_refused_to_a_claim() -> None:
 
 
 async def test_s3_a_claim_that_lost_the_race_is_told_by_whom_and_served_when_that_pod_ends() -> None:
-    async with stage(devices=1) as node:
+    async with stage(ACC | {"binding": "off"}, devices=1) as node:
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)

@@ -126,6 +126,8 @@ class ApiServer:
                 )
             if (found := discovery.answer(self.registry, request.path)) is not None:
                 return web.json_response(found)
+            if request.path == discovery.ACCESS_REVIEWS:
+                return await self._review(request)
             target = self._target(request.path)
             verb = _verb(request, target)
             self._admit(verb, target)
@@ -164,6 +166,17 @@ class ApiServer:
             if pair in self.faults.forbidden:
                 message = f'{plural} is forbidden: User "daemon" cannot {verb} resource "{plural}"'
                 raise ApiProblem(403, "Forbidden", message, {"kind": plural})
+
+    async def _review(self, request: web.Request) -> web.Response:
+        """Say whether the client may do what it asks about: all that is not forbidden."""
+        self.requests[("create", "selfsubjectaccessreviews")] += 1
+        body: Object = json.loads(await request.read())
+        asked = body["spec"]["resourceAttributes"]
+        sub = asked.get("subresource", "")
+        plural = asked["resource"] + (f"/{sub}" if sub else "")
+        pairs = {(verb, what) for verb in (asked["verb"], "*") for what in (plural, "*")}
+        body["status"] = {"allowed": not pairs & self.faults.forbidden}
+        return web.json_response(body, status=201)
 
     async def _answer(self, request: web.Request, target: Target, verb: str) -> web.Response:
         answers: dict[str, Callable[[web.Request, Target], Awaitable[Object]]] = {

@@ -1,0 +1,115 @@
+"""Whether a group's slices carry binding conditions, and why not: by configuration, rights and the cluster (Q3).
+
+A device that carries them is bound to no pod before we have spoken, so they are published only where we can speak;
+what stands in the way is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from bridge.config import Binding as Wish
+from bridge.config import Group, Mode, Sharing
+from bridge.planes.conditions import FIELDS, Names
+from bridge.platform.budget import Budget
+from bridge.platform.rights import Right, minor_version, missing
+from dra_v1.backoff import Backoff
+from dra_v1.kube import ApiError, KubeApi
+
+log = logging.getLogger(__name__)
+
+_FIRST_MINOR = 34
+"""The release that brought binding conditions, behind a gate at first."""
+
+_GRANULAR_MINOR = 36
+"""From here on the status of a device needs a right on its driver too (kubelet-contract C.5)."""
+
+_API_GROUP = "resource.k8s.io"
+
+
+def wished(group: Group) -> bool:
+    """Whether the configuration asks for two-phase binding: `auto` means where both planes race for a device."""
+    if group.mode is Mode.DEVICE_PLUGIN or group.binding is Wish.OFF:
+        return False
+    return group.binding is Wish.ON or (group.mode is Mode.DUAL and group.sharing is Sharing.SHARED)
+
+
+class Binding:
+    """One group's two-phase binding.
+
+    Args:
+        group: its configuration.
+        changed: called when `active` changes.
+
+    Attributes:
+        names: of its conditions.
+        active: whether slices carry them.
+        trouble: why not, although the configuration asks for it; empty where there is nothing to say.
+        decided: set once it is known whether to begin with them.
+    """
+
+    def __init__(self, group: Group, changed: Callable[[], None]) -> None:
+        self.names = Names.of(group.driver_name)
+        self.active = False
+        self.trouble = ""
+        self.decided = asyncio.Event()
+        self._group = group
+        self._changed = changed
+        if not wished(group):
+            self.decided.set()
+
+    async def decide(self, api: KubeApi, budget: Budget) -> None:
+        """Find out whether the cluster and our rights allow it; asks again while the server does not say."""
+        if self.decided.is_set():
+            return
+        backoff = Backoff(first_s=1.0, max_s=300.0)
+        while True:
+            try:
+                self._set(await self._obstacle(api, budget))
+                return
+            except (ApiError, ValueError) as error:
+                self._set(f"it cannot be told whether this daemon may set conditions: {error}")
+            await asyncio.sleep(backoff.next())
+
+    def dropped(self, fields: frozenset[str]) -> None:
+        """The cluster does not keep some fields of devices (H25)."""
+        if self.active and fields & FIELDS:
+            self._set("this cluster does not keep binding conditions (gate DRADeviceBindingConditions)")
+
+    def forbidden(self, error: ApiError) -> None:
+        """A condition could not be set for want of rights: no further device may wait for one."""
+        if self.active:
+            self._set(f"this daemon may not set conditions: {error}")
+
+    async def _obstacle(self, api: KubeApi, budget: Budget) -> str:
+        """What stands in the way; empty if nothing does. Raises ApiError, ValueError."""
+        await budget.take()
+        minor = await minor_version(api)
+        if minor < _FIRST_MINOR:
+            return f"Kubernetes 1.{minor} has no binding conditions, 1.{_FIRST_MINOR} and newer have"
+        rights = [Right("patch", _API_GROUP, "resourceclaims/status")]
+        if minor >= _GRANULAR_MINOR:
+            driver = self._group.driver_name
+            rights.append(Right("associated-node:patch", _API_GROUP, "resourceclaims/driver", driver))
+        await budget.take()
+        lacking = await missing(api, *rights)
+        if not lacking:
+            return ""
+        rules = "; ".join(map(str, lacking))
+        return f"RBAC lacks {rules}: grant it and start the daemon again"
+
+    def _set(self, trouble: str) -> None:
+        before, known = self.active, self.trouble
+        self.active, self.trouble = not trouble, trouble
+        self.decided.set()
+        if trouble and trouble != known:
+            log.warning(
+                "no two-phase binding: a DRA pod that loses a race waits on this node",
+                extra={"group": self._group.name, "why": trouble},
+            )
+        elif not trouble:
+            log.info("two-phase binding", extra={"group": self._group.name})
+        if before != self.active:
+            self._changed()
