@@ -20,6 +20,12 @@ demo: venv ## a tour on a simulated node, no root and no cluster
 test: venv ## unit, property and protocol tests; no root, no Kubernetes
 	$(BIN)/python -m pytest -m "not e2e" tests
 
+SEED ?= 1
+MINUTES ?= 1
+campaign: venv ## random histories, judged; SEED=1 MINUTES=1 [OPERATIONS=… CRASHES=… SEEDS=…] [REAL=1 K8S=1.37.1]
+	$(BIN)/python -m tests.campaign --seed $(SEED) --minutes $(MINUTES) $(if $(OPERATIONS),--operations $(OPERATIONS)) \
+	  $(if $(CRASHES),--crashes $(CRASHES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(REAL),--real) $(if $(K8S),--k8s $(K8S))
+
 lint: venv ## ruff, mypy strict, import contracts, crash points, stubs current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -113,6 +113,16 @@ class Checker:
         self._told: set[_Key] = set()
         self._judged = 0.0
 
+    @property
+    def standing(self) -> list[str]:
+        """What is wrong now, and has not been so for too long yet."""
+        return [" ".join(key) for key in self._wrong]
+
+    @property
+    def content(self) -> bool:
+        """Whether nothing is wrong now and nothing disturbs."""
+        return not self._wrong and not self._faults
+
     # -- lines in
 
     def feed(self, line: Line) -> None:

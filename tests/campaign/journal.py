@@ -191,6 +191,11 @@ _KINDS: dict[str, type[Line]] = {
 }
 
 
+def content(line: Line) -> tuple[object, ...]:
+    """What a line says, without its time: to tell news from repetition."""
+    return tuple(getattr(line, name) for name in line.__slots__ if name != "t")
+
+
 # -- files
 
 

@@ -156,9 +156,7 @@ def test_an_unscheduled_pod_that_could_run_is_stuck() -> None:
 
 
 def test_a_pod_that_waits_for_what_others_use_is_not_stuck() -> None:
-    used = [dp_pod(0, f"u{n}") for n in range(2)] + [
-        Open(0.1, f"acc{n}", f"c{n}", f"u{n}") for n in range(2)
-    ]
+    used = [dp_pod(0, f"u{n}") for n in range(2)] + [Open(0.1, f"acc{n}", f"c{n}", f"u{n}") for n in range(2)]
     assert found(*used, dp_pod(1, "p1", "Pending"), end(9)) == []
 
 
