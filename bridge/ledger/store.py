@@ -205,11 +205,17 @@ def _lock(folder: Path) -> tuple[int, bool]:
 
 def _sign(lock_fd: int) -> None:
     """Leave our process number in the lock file: for another daemon's error message, and as the mark that a
-    ledger stands in this folder."""
+    ledger stands in this folder. Never empty in between: on a full disk it would stay so. Raises LedgerError."""
     points.reached(points.Point.LEDGER_SIGNING)
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
-    os.fsync(lock_fd)
+    name = f"{os.getpid()}\n".encode()
+    try:
+        os.pwrite(lock_fd, name, 0)
+        os.ftruncate(lock_fd, len(name))
+        os.fsync(lock_fd)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot write the ledger's lock file: {error.strerror}; free disk space or make the folder writable"
+        ) from error
     points.reached(points.Point.LEDGER_SIGNED)
 
 
