@@ -167,11 +167,6 @@ class Bed(Stage):
         for kind in KINDS:
             self.snapshots.append(Snapshot(time.monotonic(), kind, self.cluster.list(kind)))
 
-    @property
-    def journal(self) -> Path:
-        """What the probes have written, as a path from outside."""
-        return self.cluster.node.outside(f"/run/e2e-journal/{self.namespace}")
-
 
 def template(group: Group, amount: int) -> str:
     """The name of the template of a claim for so many devices."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.campaign.journal import DEVICE_PLUGIN
+from tests.campaign.journal import DEVICE_PLUGIN, DRA
 from tests.campaign.real_bed import Bed
 from tests.campaign.real_load import Fate, Load, Plan
 from tests.cluster.processes import Process
@@ -21,6 +21,7 @@ BACK_S = 60.0
 """Longest time for a component to answer again, on a machine with two busy cores."""
 
 DRAIN_S = 120.0
+LINGERS_S = 20.0
 KUBELET = "/var/lib/kubelet"
 CHECKPOINT = f"{KUBELET}/device-plugins/kubelet_internal_checkpoint"
 
@@ -249,23 +250,26 @@ def scheduler_frozen(scene: Scene) -> None:
 
 
 def force_deleted(scene: Scene) -> None:
-    """The pod is gone from the API at once; its process has its device for a while, deaf to being told to end."""
+    """The pod is gone from the API at once, and its process has its device on, deaf to being told to end.
+
+    A kubelet that stands still meanwhile, as on a node that is cut off, makes that last.
+    """
     bed, rng = scene.bed, scene.rng
-    plane = rng.choice((DEVICE_PLUGIN, "dra"))
-    group = rng.choice(bed.planted).group
-    plan = Plan(f"linger-{scene.number}", plane, group, 1, Fate.LINGERS, rng.uniform(5, 12))
+    plane, group = rng.choice((DEVICE_PLUGIN, DRA)), rng.choice(bed.planted).group
+    plan = Plan(f"linger-{scene.number}", plane, group, 1, Fate.LINGERS, rng.uniform(4, 12))
     bed.apply(plan.manifest(bed.journal_file))
     uid = bed.pod(plan.name)["metadata"]["uid"]
 
-    def noted(event: str) -> bool:
-        return f" {event} {uid} " in bed.journal.read_text() if bed.journal.exists() else False
+    def opened() -> bool:
+        return any(note.event == "open" and note.holder == uid for note in bed.notes())
 
+    # One that does not get its device meanwhile is deleted all the same.
     with suppress(AssertionError):
-        # One that does not get its device meanwhile is deleted all the same.
-        bed.wait_for(lambda: noted("open"), BACK_S, "a lingering pod to open its device")
-    bed.cluster.delete("Pod", plan.name, bed.namespace, grace_seconds=0, wait=None)
-    if noted("open"):
-        bed.wait_for(lambda: noted("close"), plan.seconds + 10, "it to close its device")
+        bed.wait_for(opened, LINGERS_S, "a lingering pod to open its device")
+    with frozen(bed.component("kubelet")):
+        bed.cluster.delete("Pod", plan.name, bed.namespace, grace_seconds=0, wait=None)
+        scene.pause(0, 6)
+    scene.pause(1, 3)
 
 
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
