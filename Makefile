@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test e2e e2e-ci cluster bench mutations lint format protos lock clean
+.PHONY: help venv demo test campaign e2e e2e-ci cluster bench mutations lint format protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
