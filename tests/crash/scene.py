@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bridge.sandbox.cluster.objects import uid_of
 from bridge.sandbox.daemon import config_for
 from bridge.sandbox.kubelet.runtime import Container
 from bridge.sandbox.node import Sandbox
+from dra_v1.points import Point
 from tests.crash.mortal import Mortal, Zygote
 from tests.protocol.stage import ACC, DRIVER, NX, NX_DRIVER, NX_RESOURCE, POOL, RESOURCE
 from tests.protocol.test_daemon_features import nx_config
@@ -28,6 +30,14 @@ CREDITS = 4
 
 Groups = tuple[dict[str, Any], ...]
 LEGACY: dict[str, Any] = {**ACC, "registration": "legacy"}
+STEPS = (
+    (Point.LEDGER_BEGINNING, Point.LEDGER_COMMITTED),
+    (Point.LIST_SENDING, Point.LIST_SENT),
+    (Point.SLICE_UPDATING, Point.SLICE_UPDATED),
+    (Point.EVENT_POSTING, Point.EVENT_POSTED),
+)
+"""The points before and after what the daemon does by itself in the background."""
+
 Held = set[tuple[Plane, str, str]]
 """(plane, resource or driver name, ID or share) of what is handed out."""
 
@@ -234,6 +244,32 @@ class Scene:
             for spec in [json.loads(path.read_text())]
             for device in spec["devices"]
         }
+
+    async def calms(self) -> None:
+        """Wait, in the daemon's first life, until nothing is under way and both planes show what the ledger has."""
+        await self.until(lambda: self._nothing_under_way() and self._shown(), "calm")
+
+    def _nothing_under_way(self) -> bool:
+        """Whether each point before a step was followed by the one after it."""
+        seen = Counter(self.daemon.reached)
+        pairs = (
+            ("LEDGER_BEGINNING", "LEDGER_COMMITTED"),
+            ("LIST_SENDING", "LIST_SENT"),
+            ("SLICE_UPDATING", "SLICE_UPDATED"),
+        )
+        return all(seen[Point[before]] == seen[Point[after]] for before, after in pairs)
+
+    def _shown(self) -> bool:
+        booked = self.booked()
+        held = {plane: {share for other, _, share in booked if other is plane} for plane in Plane}
+        every = {f"crypto-acc{number}" for number in range(DEVICES)}
+        offered = {device["name"] for device in self.offered(DRIVER)}
+        healthy = self.box.kubelet.devices.healthy.get(RESOURCE, set())
+        return (
+            offered == every - held[Plane.DEVICE_PLUGIN]
+            and healthy == every - held[Plane.DRA]
+            and self.box.allocatable(RESOURCE) == len(healthy)
+        )
 
     def offers_all(self) -> bool:
         """Whether all devices are offered on both planes."""

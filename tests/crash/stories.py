@@ -13,11 +13,12 @@ from typing import Any
 import grpc
 
 from bridge.ledger.holds import Phase
+from bridge.sandbox import make
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginStub
 from dra_v1.api import health_v1alpha1_pb2 as health
 from dra_v1.api.health_v1alpha1_pb2_grpc import DRAResourceHealthStub
-from tests.crash.scene import ACC, DRIVER, LEGACY, NX, RESOURCE, Groups, Scene
+from tests.crash.scene import ACC, DEVICES, DRIVER, LEGACY, NX, RESOURCE, Groups, Scene
 
 Telling = AsyncGenerator[None, None]
 
@@ -47,6 +48,7 @@ class Story:
 async def pod_starts(scene: Scene) -> Telling:
     """A pod gets a device through the device plugin API."""
     await scene.serve()
+    await scene.calms()
     yield
     scene.device_plugin_pod("p")
     yield
@@ -59,6 +61,7 @@ async def pod_ends(scene: Scene) -> Telling:
     scene.device_plugin_pod("p")
     await scene.runs("p")
     await scene.until(lambda: scene.phases() == {Phase.HELD}, "the hold has its pod")
+    await scene.calms()
     yield
     scene.box.delete_pod("p")
     yield
@@ -70,6 +73,7 @@ async def pod_is_refused(scene: Scene) -> Telling:
     scene.dra_pod("c")
     await scene.runs("c")
     ((_, _, held),) = scene.booked()
+    await scene.calms()
     yield
     scene.ask(scene.box.kubelet.devices.endpoints[RESOURCE].allocate([held]))
     yield
@@ -78,6 +82,7 @@ async def pod_is_refused(scene: Scene) -> Telling:
 async def container_is_prepared(scene: Scene) -> Telling:
     """Somebody makes the call before a container's start, which this daemon does not ask for."""
     await scene.serve()
+    await scene.calms()
     yield
 
     async def call() -> None:
@@ -97,15 +102,31 @@ async def container_is_prepared(scene: Scene) -> Telling:
 async def claim_starts(scene: Scene) -> Telling:
     """A pod gets a device through a claim."""
     await scene.serve()
+    await scene.calms()
     yield
     scene.dra_pod("c")
     yield
     await scene.runs("c")
 
 
+async def claim_is_refused(scene: Scene) -> Telling:
+    """A claim is allocated what a pod got through the device plugin API: the scheduler's view was old."""
+    await scene.serve()
+    await scene.calms()
+    with scene.box.scheduler.stale():
+        scene.box.create_pod(make.pod("p", limits={RESOURCE: DEVICES}))
+        await scene.runs("p")
+        await scene.calms()
+        yield
+        scene.dra_pod("c")
+        yield
+    scene.box.delete_pod("p")
+
+
 async def configured_claim_starts(scene: Scene) -> Telling:
     """A pod gets a device through a claim with a configuration."""
     await scene.serve()
+    await scene.calms()
     yield
     scene.configured_pod("c")
     yield
@@ -117,6 +138,7 @@ async def claim_ends(scene: Scene) -> Telling:
     await scene.serve()
     scene.dra_pod("c")
     await scene.runs("c")
+    await scene.calms()
     yield
     scene.box.delete_pod("c")
     yield
@@ -127,6 +149,7 @@ async def configured_claim_ends(scene: Scene) -> Telling:
     await scene.serve()
     scene.configured_pod("c")
     await scene.runs("c")
+    await scene.calms()
     yield
     scene.box.delete_pod("c")
     yield
@@ -145,6 +168,7 @@ async def first_start(scene: Scene) -> Telling:
 async def health_is_watched(scene: Scene) -> Telling:
     """A kubelet of 1.34 with the alpha gate watches the health of devices."""
     await scene.serve()
+    await scene.calms()
     yield
 
     async def call() -> None:
@@ -246,6 +270,7 @@ async def _drained(scene: Scene) -> None:
 async def stops(scene: Scene) -> Telling:
     """SIGTERM, with holds of both planes."""
     await _held_on_both(scene)
+    await scene.calms()
     yield
     scene.daemon.terminate()
     yield
@@ -256,6 +281,7 @@ async def device_goes_and_comes(scene: Scene) -> Telling:
     await _held_on_both(scene)
     (free,) = {"crypto-acc0", "crypto-acc1", "crypto-acc2"} - {share for _, _, share in scene.booked()}
     path = "/dev/" + free.replace("-", "/")
+    await scene.calms()
     yield
     scene.box.tree.remove(path)
     yield
@@ -265,6 +291,7 @@ async def device_goes_and_comes(scene: Scene) -> Telling:
 async def slice_is_left_over(scene: Scene) -> Telling:
     """Somebody has made a slice of ours that nobody wants."""
     await scene.serve()
+    await scene.calms()
     (ours,) = scene.box.slices(DRIVER)
     stray = {"metadata": {"name": "stray"}, "spec": {**ours["spec"], "devices": []}}
     yield

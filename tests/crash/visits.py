@@ -16,6 +16,7 @@ BOTH = DP | DRA
 POD_STARTS, POD_ENDS = Story(tell.pod_starts), Story(tell.pod_ends)
 POD_REFUSED, PRE_START = Story(tell.pod_is_refused), Story(tell.container_is_prepared)
 CLAIM_STARTS, CLAIM_ENDS = Story(tell.claim_starts), Story(tell.claim_ends)
+CLAIM_REFUSED = Story(tell.claim_is_refused)
 TUNED_STARTS = Story(tell.configured_claim_starts, (ACC, NX))
 TUNED_ENDS = Story(tell.configured_claim_ends, (ACC, NX))
 OLD_STARTS, OLD_ENDS = Story(tell.claim_starts, profile="1.32"), Story(tell.claim_ends, profile="1.32")
@@ -31,7 +32,18 @@ STOPS, UNPLUG, STRAY = Story(tell.stops), Story(tell.device_goes_and_comes), Sto
 PLANES = {
     **dict.fromkeys((POD_STARTS, POD_ENDS, POD_REFUSED, PRE_START, FIRST_LEGACY), DP),
     **dict.fromkeys(
-        (CLAIM_STARTS, CLAIM_ENDS, TUNED_STARTS, TUNED_ENDS, OLD_STARTS, OLD_ENDS, OLD_HEALTH, STRAY), DRA
+        (
+            CLAIM_STARTS,
+            CLAIM_ENDS,
+            CLAIM_REFUSED,
+            TUNED_STARTS,
+            TUNED_ENDS,
+            OLD_STARTS,
+            OLD_ENDS,
+            OLD_HEALTH,
+            STRAY,
+        ),
+        DRA,
     ),
     **dict.fromkeys((FIRST, RESTART, RESTART_TUNED, LEFTOVERS, REGROUPED, OLD_LEDGER, DAMAGED, LOST), BOTH),
     **dict.fromkeys((STOPS, UNPLUG), BOTH),
@@ -57,19 +69,22 @@ def _visits(points: str, *stories: Story | tuple[Story, int]) -> list[Visit]:
 
 
 VISITS = [
-    # The ledger: its file, and each sort of transaction. The second commit of a pod names it, that of a claim's end
-    # is the deallocation.
+    # The ledger: its file, and each sort of transaction. A pod's second commit names it, a claim's first one reserves
+    # and its second one prepares, and the second one of its end is the deallocation.
     *_visits("LEDGER_FOLDER_MAKING LEDGER_SIGNED", RESTART),
     *_visits("LEDGER_MAKING LEDGER_MADE_ASIDE LEDGER_IN_PLACE LEDGER_SIGNING", FIRST, DAMAGED),
     *_visits("LEDGER_SETTING_ASIDE LEDGER_SET_ASIDE", DAMAGED, LOST, (LOST, 2)),
     *_visits("LEDGER_MIGRATING LEDGER_MIGRATED", FIRST, OLD_LEDGER),
     *_visits("LEDGER_BOOT_NOTING LEDGER_BOOT_NOTED", FIRST, RESTART),
     *_visits("LEDGER_BEGINNING", POD_STARTS, CLAIM_STARTS),
-    *_visits("LEDGER_COMMITTING", POD_STARTS, POD_ENDS, CLAIM_STARTS, TUNED_STARTS, CLAIM_ENDS, DAMAGED),
+    *_visits(
+        "LEDGER_COMMITTING",
+        *(POD_STARTS, POD_ENDS, CLAIM_STARTS, (CLAIM_STARTS, 2), TUNED_STARTS, CLAIM_ENDS, DAMAGED),
+    ),
     *_visits(
         "LEDGER_COMMITTED",
-        *(POD_STARTS, (POD_STARTS, 2), POD_ENDS, CLAIM_STARTS, TUNED_STARTS, CLAIM_ENDS, (CLAIM_ENDS, 2)),
-        DAMAGED,
+        *(POD_STARTS, (POD_STARTS, 2), POD_ENDS, CLAIM_STARTS, (CLAIM_STARTS, 2), (TUNED_STARTS, 2)),
+        *(CLAIM_ENDS, (CLAIM_ENDS, 2), DAMAGED),
     ),
     *_visits("NAMES_WRITING NAMES_WRITTEN_ASIDE NAMES_IN_PLACE", REGROUPED),
     *_visits("NAMES_WRITTEN_ASIDE", FIRST),
@@ -96,22 +111,27 @@ VISITS = [
     *_visits("UNPREPARE_ANSWER_V1BETA1", OLD_ENDS),
     *_visits("HEALTH_SENDING_V1 HEALTH_SENT_V1", UNPLUG),
     *_visits("HEALTH_SENDING_V1ALPHA1 HEALTH_SENT_V1ALPHA1", OLD_HEALTH),
-    # Slices
+    # Events
+    *_visits("EVENT_POSTING EVENT_POSTED", POD_REFUSED, CLAIM_REFUSED),
+    # Claims and slices
+    *_visits("CLAIM_STATUS_APPLYING CLAIM_STATUS_APPLIED", CLAIM_STARTS, CLAIM_REFUSED),
     *_visits("SLICE_CREATING SLICE_CREATED", FIRST),
     *_visits("SLICE_UPDATING SLICE_UPDATED", POD_STARTS, POD_ENDS, UNPLUG),
     *_visits("SLICE_DELETING SLICE_DELETED", STRAY),
-    # What the scheduler waits for before it binds a pod
-    *_visits("CLAIM_STATUS_APPLYING CLAIM_STATUS_APPLIED", CLAIM_STARTS),
 ]
 
 _OF_DEVICE_PLUGINS = ("REGISTER", "OPTIONS", "PREFERRED", "ALLOCATE", "PRE_")
-_OF_DRA = ("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_")
+_OF_DRA = ("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_STATUS")
 ON_ONE_PLANE = {
     **dict.fromkeys(
         (p for p in Point if p.name.startswith(("REGISTER", "OPTIONS", "PREFERRED", "ALLOCATE", "PRE_"))), DP
     ),
     **dict.fromkeys(
-        (p for p in Point if p.name.startswith(("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_"))),
+        (
+            p
+            for p in Point
+            if p.name.startswith(("PREPARE", "UNPREPARE", "HEALTH", "SLICE_DELET", "CLAIM_STATUS"))
+        ),
         DRA,
     ),
 }
