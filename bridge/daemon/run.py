@@ -13,6 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from bridge.config import Config
@@ -26,6 +27,7 @@ from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
 from bridge.daemon.probes import Probes
+from bridge.daemon.rivals import Rivals
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
@@ -84,12 +86,13 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         report.add(EventNews(events, settings.node_name))
         QuarantineNews(ledger, report)
         probes = Probes(config, rosters, ledger, roots)
+        rivals = Rivals(config, lambda: reconciler.wake())
         sources = await stack.enter_async_context(
-            _sources(config, settings, api, ledger, probes, metrics, report)
+            _sources(config, settings, api, ledger, probes, rivals, metrics, report)
         )
         reconciler = _reconciler(config, ledger, rosters, sources, report)
         rebuilt = asyncio.Event()
-        rebuild = asyncio.create_task(reconciler.take_up(), name="rebuild")
+        rebuild = asyncio.create_task(_rebuild(rivals, reconciler), name="rebuild")
         stack.push_async_callback(cancel, rebuild)
         budget = Budget()
         metrics.follow_budget(budget)
@@ -127,6 +130,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             early,
         )
         # The groups stop together, registrations before the rest of the daemon.
+        for group in config.groups:
+            checks.add(f"group {group.name}, rivals", partial(_rival, rivals, group.name))
         serving = await stack.enter_async_context(Serving(config.groups, context, files))
         # Prepare of what is held already is answered from here on; nothing new before the rebuild is done.
         if not await done_or(stop, rebuild):
@@ -150,6 +155,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "groups": serving.watch(),
             "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
+            "rivals": rivals.follow(),
             "heartbeat": checks.beat(),
             "metrics": metrics.follow(rosters, ledger, healing.moving),
             "events": events.run(),
@@ -158,6 +164,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             work["early word"] = early.run()
         await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
+
+
+def _rival(rivals: Rivals, group: str) -> str:
+    return rivals.found.get(group, "")
 
 
 def _drivers(config: Config) -> dict[str, str]:
@@ -174,6 +184,7 @@ def _sources(
     api: KubeApi | None,
     ledger: Ledger,
     probes: Probes,
+    rivals: Rivals,
     metrics: Metrics,
     report: Report,
 ) -> Sources:
@@ -187,8 +198,22 @@ def _sources(
 
     resources = _resources(config).values()
     answered = source_news(report, trouble, metrics.source_answers)
-    made = Sources(config.daemon, resources, settings.node_name, api, holders, probes.look, answered)
+    made = Sources(
+        config.daemon,
+        resources,
+        settings.node_name,
+        api,
+        holders,
+        probes.look,
+        answered,
+        lambda: rivals.found,
+    )
     return made
+
+
+async def _rebuild(rivals: Rivals, reconciler: Reconciler) -> None:
+    await rivals.look()
+    await reconciler.take_up()
 
 
 def _early_word(
@@ -226,6 +251,9 @@ async def _ledger(config: Config) -> Ledger:
         ledger = await Ledger.open(config.daemon.state_dir, boot=boot_id())
     except LedgerError as error:
         raise StartError(str(error)) from error
+    if ledger.rebooted:
+        extra = {"holds": len(ledger.account)}
+        log.warning("the machine was booted since the last run, what is held stays held", extra=extra)
     return ledger
 
 

@@ -44,6 +44,7 @@ class Sources:
         holders: the pods that the ledger has as holders of the device plugin plane.
         probe: asks the devices that this plane has out and that can tell whether anybody uses them.
         answered: told for each source whether it answers, at each change.
+        rivals: who else serves in the name of a group, by group.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Sources:
         holders: Callable[[], Collection[PodHolder]],
         probe: Callable[[], Awaitable[Mapping[DeviceName, bool]]],
         answered: Callable[[str, bool], None],
+        rivals: Callable[[], Mapping[str, str]],
     ) -> None:
+        self._rivals = rivals
         self._resources = frozenset(resources)
         self._holders = holders
         self._probe = probe
@@ -123,6 +126,7 @@ class Sources:
             ended_names=self._ended_names,
             graces=dict(self._graces),
             claimed=frozenset() if isinstance(listed, Unavailable) else _claimed(listed),
+            rivals=self._rivals(),
             used=await self._ask_devices(),
             kubelet_stable=stable,
         )

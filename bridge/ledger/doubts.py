@@ -59,11 +59,13 @@ class Doubts:
         """Take up what fits, fence what does not, lift what is explained. Never raises for the evidence."""
         try:
             if sighting.listed is None:
+                await self._raise({(group, EVERYTHING): why for group, why in sighting.rivals.items()})
                 if self._ledger.fresh and not len(self._ledger.account):
                     await self._fence_unseen()
                 return
             fences = await self._adopt(sighting)
             fences |= self._lasting(self._unknown_claims(sighting))
+            fences |= {(group, EVERYTHING): why for group, why in sighting.rivals.items()}
             await self._fence(fences)
         except LedgerError as error:
             log.error("cannot record what the evidence shows", extra={"error": str(error)})
@@ -136,7 +138,11 @@ class Doubts:
             if quarantine.reason.startswith(FENCE) and where not in fences:
                 await self._ledger.lift(*where)
                 log.info("fence lifted", extra={"group": where[0], "device": where[1]})
-        there = {(q.group, q.device) for q in account.quarantines()}
+        await self._raise(fences)
+
+    async def _raise(self, fences: Mapping[Where, str]) -> None:
+        """Fence off what is not quarantined yet, by whomever."""
+        there = {(q.group, q.device) for q in self._ledger.account.quarantines()}
         for (group, device), why in fences.items():
             if (group, device) not in there:
                 await self._ledger.quarantine(group, device, FENCE + why)

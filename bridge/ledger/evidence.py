@@ -47,6 +47,7 @@ class Sighting:
         ended_names: the same by name, as far as it was asked: only while the runtime does not answer.
         graces: how long the containers of a pod may take to end, in seconds, as far as it was asked.
         claimed: devices of claims that podresources lists.
+        rivals: groups in whose name somebody else serves too, and who (H19).
         used: what devices that can tell say themselves: whether anybody uses them.
         kubelet_stable: whether the kubelet has been up long enough for its lists to be whole (H13).
     """
@@ -60,6 +61,7 @@ class Sighting:
     ended_names: frozenset[PodName] = frozenset()
     graces: Mapping[PodName, float] = field(default_factory=dict)
     claimed: frozenset[ClaimedDevice] = frozenset()
+    rivals: Mapping[str, str] = field(default_factory=dict)
     used: Mapping[DeviceName, bool] = field(default_factory=dict)
     kubelet_stable: bool = False
 

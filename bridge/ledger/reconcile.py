@@ -87,6 +87,11 @@ class Reconciler:
         """At start, before anything is offered: take up what the kubelet has and the ledger lacks (E.7, H18)."""
         await self._doubts.settle(await self._look())
 
+    def wake(self) -> None:
+        """Look soon: something has changed that no hold tells of."""
+        self._looked_whole = False
+        self._wake.set()
+
     async def run(self) -> None:
         """Look, decide, wait, until cancelled."""
         while True:

@@ -64,6 +64,7 @@ class Bench:
             lambda: self.holders,
             self._probe,
             lambda name, yes: self.told.append((name, yes)),
+            dict,
         )
 
     async def _probe(self) -> dict[DeviceName, bool]:

@@ -1,0 +1,187 @@
+"""Somebody else beside us in our name (H19), or before us (H18): found out, said, and nothing handed out past it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.ledger.holds import Plane
+from bridge.sandbox import make
+from bridge.sandbox.kubelet.endpoint import EndpointError
+from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
+from dra_v1.registration import WatcherRegistration
+from tests.protocol.attributions import Attributions, known
+from tests.protocol.raw_plugins import RawDevicePlugin
+from tests.protocol.stage import DRIVER, RESOURCE, Node, acc, stage
+
+__all__ = ["known"]
+
+DP, DRA = Plane.DEVICE_PLUGIN, Plane.DRA
+
+
+def uid(claim: dict[str, Any]) -> str:
+    found: str = claim["metadata"]["uid"]
+    return found
+
+
+def foreign(node: Node, kind: str, folder: Path) -> WatcherRegistration:
+    """Another driver that registers in our name, by sockets of its own."""
+    name = DRIVER if kind == "DRAPlugin" else RESOURCE
+    versions = ["v1.DRAPlugin"] if kind == "DRAPlugin" else ["v1beta1"]
+    return WatcherRegistration(
+        type=kind,
+        name=name,
+        endpoint=folder / "foreign.sock",
+        versions=versions,
+        socket_path=node.box.paths.registry / "foreign-reg.sock",
+    )
+
+
+@contextlib.asynccontextmanager
+async def beside(registration: WatcherRegistration) -> AsyncIterator[None]:
+    await registration.start()
+    try:
+        yield
+    finally:
+        await registration.stop()
+
+
+@pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
+async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it_is_gone(kind: str) -> None:
+    async with stage(devices=2) as node:
+        held = node.claim_on("held", acc(0))
+        answer = (await node.prepare(held))[uid(held)]
+        async with beside(foreign(node, kind, node.box.paths.plugins)):
+            said = await node.log.wait("another driver serves in our name")
+            assert said["group"] == "acc" and "foreign-reg.sock" in said["error"]
+            assert "Remove it, or give the group another name" in said["error"]
+            await node.log.wait("quarantined")
+            await node.offers(acc(0))
+            new = node.claim_on("new", acc(1))
+            refused = (await node.prepare(new))[uid(new)].error
+            assert "quarantined since" in refused and "hands out past the ledger" in refused
+            assert (await node.prepare(held))[uid(held)] == answer, "who holds keeps what he has"
+        await node.log.wait("the other driver is gone")
+        await node.log.wait("fence lifted")
+        assert not (await node.prepare(new))[uid(new)].error
+
+
+@pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
+async def test_h19_a_driver_that_was_there_first_is_found_before_anything_is_offered(kind: str) -> None:
+    async with stage(start=False) as node:
+        await node.box.observe.wait("KubeletSynced")
+        async with beside(foreign(node, kind, node.box.paths.plugins)):
+            await node.start()
+            assert all(d["healthy"] == 0 for d in _lists(node))
+            await node.offers()
+            said = await node.log.wait("quarantined")
+            assert (said["group"], said["device"]) == ("acc", "*")
+        await node.offers(acc(0), acc(1))
+
+
+def _lists(node: Node) -> list[dict[str, Any]]:
+    return [dict(seen.facts) for seen in node.box.observe.of("DevicesListed", RESOURCE)]
+
+
+async def test_h19_other_plugins_of_the_node_are_no_rivals() -> None:
+    async with stage() as node:
+        registry, plugins = node.box.paths.registry, node.box.paths.plugins
+        csi = WatcherRegistration(
+            type="CSIPlugin",
+            name=DRIVER,
+            endpoint=plugins / "csi.sock",
+            versions=["1.0.0"],
+            socket_path=registry / "csi-reg.sock",
+        )
+        other = WatcherRegistration(
+            type="DRAPlugin",
+            name="gpu.example.com",
+            endpoint=plugins / "gpu.sock",
+            versions=["v1.DRAPlugin"],
+            socket_path=registry / "gpu.example.com-reg.sock",
+        )
+        (registry / "dead.sock").write_text("no socket at all")
+        async with beside(csi), beside(other):
+            await node.stop()
+            since = len(node.log.records)
+            await node.start()
+            assert node.log.of("another driver serves in our name", since) == []
+            await node.offers(acc(0), acc(1))
+            await node.allocate(acc(1))
+
+
+async def test_h19_what_a_plugin_of_the_older_route_hands_out_past_us_is_held_against_dra(
+    known: Attributions,
+) -> None:
+    """It says its name to the kubelet alone; what it gives shows in podresources."""
+    async with stage(devices=2) as node:
+        # The reconciler looks while the plane holds something.
+        await node.allocate(acc(0))
+        rival = RawDevicePlugin(node.box.paths, RESOURCE, [acc(0), acc(1)], name="rival")
+        rival.answer = lambda ids: dp.ContainerAllocateResponse()
+        await rival.serve()
+        try:
+            await rival.register()
+            node.box.create_pod(make.pod("p", limits={RESOURCE: 1}))
+            await node.box.wait_phase("p", "Running")
+            (ids,) = rival.allocated
+            if ids == [acc(0)]:  # then the ledger had it out, and it is attributed as any other
+                await known.wait("p")
+            else:
+                told = await node.log.wait("took up a hold that the ledger lacked")
+                assert told["device"] == acc(1)
+            claim = node.claim_on("c", ids[0])
+            assert "held by pod default/p" in (await node.prepare(claim))[uid(claim)].error
+        finally:
+            await rival.stop()
+
+
+async def test_h18_ids_of_a_driver_before_us_that_pods_still_hold_close_the_group_until_they_end(
+    known: Attributions,
+) -> None:
+    async with stage(start=False) as node:
+        box = node.box
+        await box.observe.wait("KubeletSynced")
+        earlier = RawDevicePlugin(box.paths, RESOURCE, ["acc-of-old-7"], name="earlier")
+        earlier.answer = lambda ids: dp.ContainerAllocateResponse()
+        await earlier.serve()
+        await earlier.register()
+        await box.wait_allocatable(RESOURCE, 1)
+        await node.run_pod("old", limits={RESOURCE: 1})
+        await earlier.stop()
+        await node.start()
+        said = await node.log.wait("quarantined")
+        assert said["group"] == "acc" and "acc-of-old-7, which is no device of group acc" in said["why"]
+        assert "drain the node, or give the group another resourceName" in said["why"]
+        await node.offers()
+        claim = node.claim_on("c", acc(0))
+        assert "acc-of-old-7" in (await node.prepare(claim))[uid(claim)].error
+        with pytest.raises(EndpointError, match="acc-of-old-7"):
+            await node.allocate(acc(1))
+        box.delete_pod("old")
+        await box.wait_gone("pods", "old")
+        await node.log.wait("fence lifted")
+        await node.offers(acc(0), acc(1))
+        assert not (await node.prepare(claim))[uid(claim)].error
+
+
+async def test_h18_ids_that_are_the_same_are_taken_up_with_their_pods() -> None:
+    async with stage(start=False) as node:
+        box = node.box
+        await box.observe.wait("KubeletSynced")
+        earlier = RawDevicePlugin(box.paths, RESOURCE, [acc(0)], name="earlier")
+        earlier.answer = lambda ids: dp.ContainerAllocateResponse()
+        await earlier.serve()
+        await earlier.register()
+        await box.wait_allocatable(RESOURCE, 1)
+        await node.run_pod("old", limits={RESOURCE: 1})
+        await earlier.stop()
+        await node.start()
+        assert node.ledger() == {acc(0): (DP, "pod default/old")}
+        entries = json.loads((box.paths.device_plugins / "kubelet_internal_checkpoint").read_text())
+        assert entries["Data"]["PodDeviceEntries"], "what the kubelet notes was left alone"
