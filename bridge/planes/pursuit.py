@@ -26,6 +26,9 @@ LONGEST_S = 60.0
 GRACE_S = 5.0
 """A bound pod's claim is prepared within so long as a rule: until then no watch is begun for it."""
 
+SILENT_S = 2.0
+"""A watch of a claim that is there begins with it; after so long without, it is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -58,14 +61,17 @@ class Watches:
         """Whether one more may be begun."""
         return not self.trouble and self.open < self._limit
 
-    async def feed(self, key: Key, heard: Callable[[Json | None], None]) -> None:
-        """Tell how a claim is now, and of each change, until cancelled or watches turn out to be forbidden."""
+    async def feed(self, key: Key, heard: Callable[[Json | None], None], silent: Callable[[], None]) -> None:
+        """Tell how a claim is now, and of each change, until cancelled or watches turn out to be forbidden.
+
+        `silent` is called where a watch does not begin with the claim: there may be none of that name any longer.
+        """
         self.open += 1
         backoff = Backoff(max_s=30.0)
         try:
             while True:
                 try:
-                    await self._feed(key, heard)
+                    await self._feed(key, heard, silent)
                     backoff.reset()
                 except (Forbidden, NotFound) as error:
                     self._forbid(error)
@@ -76,18 +82,23 @@ class Watches:
         finally:
             self.open -= 1
 
-    async def _feed(self, key: Key, heard: Callable[[Json | None], None]) -> None:
+    async def _feed(self, key: Key, heard: Callable[[Json | None], None], silent: Callable[[], None]) -> None:
         """One watch. Without a resource version it begins with the claim as it is, so no gap matters (H34)."""
         await self._budget.take()
         path = await self._resources.claims_path(key[0])
         span = random.randint(240, 420)  # noqa: S311  not a secret
         selector = {"fieldSelector": f"metadata.name={key[1]}"}
-        async with aclosing(self._resources.api.watch(path, params=selector, timeout_s=span)) as events:
-            async for event in events:
-                if event.type == "BOOKMARK":
-                    continue
-                gone = event.type == "DELETED"
-                heard(None if gone else await self._resources.claim_event(event.object))
+        timer = asyncio.get_running_loop().call_later(SILENT_S, silent)
+        try:
+            async with aclosing(self._resources.api.watch(path, params=selector, timeout_s=span)) as events:
+                async for event in events:
+                    if event.type == "BOOKMARK":
+                        continue
+                    timer.cancel()
+                    gone = event.type == "DELETED"
+                    heard(None if gone else await self._resources.claim_event(event.object))
+        finally:
+            timer.cancel()
 
     def _forbid(self, error: ApiError) -> None:
         if not self.trouble:
@@ -135,12 +146,14 @@ class Pursuit:
     async def run(self) -> None:
         """Follow until it is not wanted any longer."""
         try:
-            while self._wanted():
+            while True:
+                if not self._wanted():
+                    await self._unfeed()
+                    if not self._wanted():  # meanwhile it may have become so
+                        return
                 fine = await self._turn()
                 if self._wanted():
                     await self._wait(fine)
-                else:
-                    await self._unfeed()  # and it may be wanted again by then
         finally:
             await self._unfeed()
 
@@ -176,7 +189,8 @@ class Pursuit:
 
     def _feed(self) -> None:
         self._feeder = asyncio.create_task(
-            self._watches.feed(self.key, self._hear), name=f"watch of claim {'/'.join(self.key)}"
+            self._watches.feed(self.key, self._hear, lambda: self.wake(look=True)),
+            name=f"watch of claim {'/'.join(self.key)}",
         )
         self._feeder.add_done_callback(self._watch_over)
 
