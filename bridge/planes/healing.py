@@ -55,21 +55,22 @@ _REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Loser:
-    """A claim that cannot have a device of its allocation, because somebody else has it.
+    """A claim that cannot be prepared, because somebody else has a device of its allocation.
+
+    Its pod is bound, else the kubelet would not ask: where the scheduler still waits for our conditions, the failing
+    one sends the pod elsewhere (`bridge.planes.binding`), and nothing has to be tainted.
 
     Attributes:
         asker: which claim, and the pods that it is reserved for.
         pick: what it would have been booked.
         shown: the name that its allocation has for the device.
         extended_resource: the scheduler made it for an extended resource; no pod's spec names it.
-        binding: its allocation carries our binding conditions and its pod is not bound yet.
     """
 
     asker: Asker
     pick: Pick
     shown: str
     extended_resource: bool = False
-    binding: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -129,8 +130,6 @@ def _why_not(loser: Loser, holders: tuple[Hold, ...]) -> str:
         return "it asks for more than the device has"
     if any(hold.plane is not Plane.DEVICE_PLUGIN for hold in holders):
         return "another claim has the device, and a taint would evict that claim's pods"
-    if loser.binding:
-        return "its pod is not bound yet: the scheduler is told, and sends it elsewhere"
     if loser.extended_resource:
         return (
             "the scheduler made the claim for an extended resource, and the cluster does not evict such pods"

@@ -9,7 +9,10 @@ import pytest
 from bridge.planes import healing
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.endpoint import EndpointError
-from tests.protocol.stage import DRIVER, NX, NX_DRIVER, NX_RESOURCE, RESOURCE, Node, acc, stage
+from tests.protocol.stage import ACC, DRIVER, NX, NX_DRIVER, NX_RESOURCE, RESOURCE, Node, acc, stage
+
+UNBOUND = {**ACC, "binding": "off"}
+"""Where the scheduler waits for binding conditions, races are lost before a pod is bound."""
 
 KEY = f"{DRIVER}/held-by-device-plugin"
 
@@ -61,7 +64,7 @@ async def stands(node: Node, name: str) -> str:
 
 
 async def test_h43_a_claim_that_lost_a_race_is_moved_and_the_taint_is_taken_back() -> None:
-    async with stage(devices=1) as node:
+    async with stage(UNBOUND, devices=1) as node:
         node.box.create_template("t", make.request("acc"))
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)
@@ -79,7 +82,7 @@ async def test_h43_a_claim_that_lost_a_race_is_moved_and_the_taint_is_taken_back
 
 
 async def test_h43_the_next_pod_of_a_moved_claim_runs_on_another_device() -> None:
-    async with stage(devices=2) as node:
+    async with stage(UNBOUND, devices=2) as node:
         node.box.create_template("t", make.request("acc"))
         await node.offers(acc(0), acc(1))
         await node.box.wait_allocatable(RESOURCE, 2)
@@ -92,7 +95,7 @@ async def test_h43_the_next_pod_of_a_moved_claim_runs_on_another_device() -> Non
 
 
 async def test_h43_a_sharer_is_never_evicted() -> None:
-    async with stage(NX, devices=0, start=False) as node:
+    async with stage({**NX, "binding": "off"}, devices=0, start=False) as node:
         node.box.tree.add_nx_gzip(credits_=4)
         node.box.create_class("nx", NX_DRIVER)
         node.box.create_template("t", make.request("nx"))
@@ -107,7 +110,7 @@ async def test_h43_a_sharer_is_never_evicted() -> None:
 
 
 async def test_h43_a_pod_with_admin_access_is_never_evicted() -> None:
-    async with stage(devices=1) as node:
+    async with stage(UNBOUND, devices=1) as node:
         node.box.create_claim("watch", make.request("acc", admin=True))
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0))
@@ -119,7 +122,7 @@ async def test_h43_a_pod_with_admin_access_is_never_evicted() -> None:
 
 
 async def test_h43_a_pod_that_knows_only_the_extended_resource_is_told() -> None:
-    async with stage(devices=1) as node:
+    async with stage(UNBOUND, devices=1) as node:
         node.box.create_class("old", DRIVER, extended="example.com/acc")
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)
@@ -131,7 +134,7 @@ async def test_h24_a_claim_that_tolerates_everything_is_left_after_a_while_and_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(healing, "LIMIT_S", 0.5)
-    async with stage(devices=1) as node:
+    async with stage(UNBOUND, devices=1) as node:
         anything = [{"operator": "Exists"}]
         node.box.create_claim("c", make.request("acc", tolerations=anything))
         await node.offers(acc(0))
@@ -146,7 +149,7 @@ async def test_h24_a_claim_that_tolerates_everything_is_left_after_a_while_and_n
 
 
 async def test_h25_where_the_cluster_has_no_taints_the_pod_is_told_who_has_its_device() -> None:
-    async with stage(devices=1, profile="1.32") as node:
+    async with stage(UNBOUND, devices=1, profile="1.32") as node:
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)
@@ -158,7 +161,7 @@ async def test_h25_where_the_cluster_has_no_taints_the_pod_is_told_who_has_its_d
 
 
 async def test_a_taint_that_a_daemon_left_behind_is_taken_back_at_the_next_start() -> None:
-    async with stage(devices=1) as node:
+    async with stage(UNBOUND, devices=1) as node:
         node.box.create_claim("c", make.request("acc", tolerations=[{"operator": "Exists"}]))
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)
@@ -174,7 +177,7 @@ async def test_a_taint_that_a_daemon_left_behind_is_taken_back_at_the_next_start
 
 
 async def test_refusals_are_told_on_the_claim_its_pods_and_the_node() -> None:
-    async with stage(devices=1, profile="1.32") as node:
+    async with stage(UNBOUND, devices=1, profile="1.32") as node:
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0))
         await node.box.wait_allocatable(RESOURCE, 1)
@@ -190,7 +193,7 @@ async def test_refusals_are_told_on_the_claim_its_pods_and_the_node() -> None:
 
 
 async def test_without_the_right_to_post_events_everything_else_goes_on() -> None:
-    async with stage(devices=1, start=False) as node:
+    async with stage(UNBOUND, devices=1, start=False) as node:
         node.box.api.forbid("create", "events")
         node.box.create_template("t", make.request("acc"))
         await node.start()

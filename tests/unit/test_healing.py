@@ -60,7 +60,6 @@ TABLE = {
     "quarantined": (loser(), account([hold(1, DP, ACC)], {"acc0": "in doubt"}), (), Leave),
     "an extended resource": (loser(extended_resource=True), account([hold(1, DP, ACC)]), (), Leave),
     "nobody names it": (loser(pods=()), account([hold(1, DP, ACC)]), (), Leave),
-    "not bound yet": (loser(binding=True), account([hold(1, DP, ACC)]), (), Leave),
     "another claim known": (loser(), account([hold(1, DP, ACC)]), ("u-other",), Leave),
     "another device's claim": (loser(), account([hold(1, DP, ACC), hold(2, DRA, OTHER)]), (), Move),
     "shared, all of it held by pods": (
@@ -119,7 +118,6 @@ HOLDS = st.lists(
     st.sampled_from(["acc0", "nx"]),
     st.booleans(),
     st.booleans(),
-    st.booleans(),
     st.lists(st.sampled_from(["u-loser", "u-other"]), max_size=2),
     st.sampled_from(["", "acc0", "acc1", "nx"]),
 )
@@ -127,7 +125,6 @@ def test_h43_a_taint_never_meets_another_claim(
     drawn: list[tuple[Plane, str, Phase]],
     of: str,
     extended: bool,
-    binding: bool,
     podless: bool,
     others: list[str],
     watched: str,
@@ -143,9 +140,9 @@ def test_h43_a_taint_never_meets_another_claim(
             room[name] -= 1
             holds.append(hold(number, plane, by_name[name], f"{name}-{number}", phase=phase))
     kept = Account(holds, [admin(watched, "u-admin")] if watched else [])
-    who = loser(of, pods=() if podless else (POD,), extended_resource=extended, binding=binding)
+    who = loser(of, pods=() if podless else (POD,), extended_resource=extended)
     if isinstance(decide(who, named(kept), kept, others), Move):
-        assert not extended and not binding and not podless and "u-other" not in others
+        assert not extended and not podless and "u-other" not in others
         assert watched != of
         on_it = [one for one in holds if one.device == of]
         assert on_it and all(one.plane is DP for one in on_it)
