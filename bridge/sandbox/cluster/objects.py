@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -143,6 +144,7 @@ def extended_limits(container: Object) -> dict[str, int]:
     return {name: int(value) for name, value in limits.items() if is_extended(name)}
 
 
+@functools.lru_cache(1024)
 def is_extended(name: str) -> bool:
     """Say whether a name in a container's limits is an extended resource, DRA's own included (KEP-5004)."""
     return name.startswith("deviceclass.resource.kubernetes.io/") or may_register(name)
