@@ -13,7 +13,7 @@ are all that it knows (`journal`). Bounds are counted only while no disturbance 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -98,6 +98,7 @@ class Checker:
         self._named: dict[tuple[str, str, str], str] = {}
         self._absent: set[str] = set()
         self._uses: defaultdict[str, dict[str, _Use]] = defaultdict(dict)
+        self._using: Counter[str] = Counter()
         self._opened: set[str] = set()
         self._pods: dict[str, Pod] = {}
         self._alive: dict[str, Pod] = {}
@@ -167,7 +168,8 @@ class Checker:
     def _used(self, line: Open | Busy | Close) -> None:
         uses = self._uses[line.device]
         if isinstance(line, Close):
-            uses.pop(line.container, None)
+            if (ended := uses.pop(line.container, None)) is not None:
+                self._using[ended.pod] -= 1
             return
         self._opened.add(line.pod)
         mine = _Use(self._holder(line), line.pod, line.t)
@@ -176,6 +178,8 @@ class Checker:
         if len(others) + 1 > capacity or (isinstance(line, Busy) and not uses):
             self._double(line, mine, list(others.values()))
         if isinstance(line, Open):
+            if line.container not in uses:
+                self._using[line.pod] += 1
             uses[line.container] = mine
 
     def _holder(self, line: Open | Busy) -> str:
@@ -216,7 +220,8 @@ class Checker:
 
     def _review(self, t: float) -> None:
         """Note since when each thing has been wrong that may be so for a while."""
-        now = {*self._lost(), *self._stuck()}
+        free = [device for device in self._devices.values() if self._free(device)]
+        now = {*self._lost(free), *self._stuck(free)}
         for key in self._wrong.keys() - now:
             del self._wrong[key]
             self._told.discard(key)
@@ -229,14 +234,15 @@ class Checker:
     def _free(self, device: Device) -> bool:
         return device.device not in self._absent and len(self._taken(device.device)) < device.capacity
 
-    def _lost(self) -> Iterator[_Key]:
+    def _lost(self, free: list[Device]) -> Iterator[_Key]:
         sliced = {(s.driver, s.pool, name) for s in self._slices.values() for name in s.devices}
         waiting = self._waiting_for()
         expected: defaultdict[str, int] = defaultdict(int)
-        for device in self._devices.values():
+        for device in free:
             shown = (device.driver, device.pool, device.name) in sliced or waiting.get(device.resource)
-            if DRA in device.planes and not shown and self._free(device):
+            if DRA in device.planes and not shown:
                 yield (LOST, device.device, DRA)
+        for device in self._devices.values():
             if DEVICE_PLUGIN in device.planes and device.device not in self._absent:
                 expected[device.resource] += device.capacity - len(self._by_dra(device.device))
         for resource, count in expected.items():
@@ -252,28 +258,24 @@ class Checker:
         """Devices that pods may have been given, by resource, that no container has open yet, or any longer."""
         waiting: defaultdict[str, int] = defaultdict(int)
         for pod in self._alive.values():
-            if pod.wants and pod.node and not self._holds(pod.uid):
+            if pod.wants and pod.node and not self._using[pod.uid]:
                 for resource, count in pod.wants.items():
                     waiting[resource] += count
         return waiting
 
-    def _holds(self, pod: str) -> bool:
-        return any(use.pod == pod for uses in self._uses.values() for use in uses.values())
-
-    def _stuck(self) -> Iterator[_Key]:
+    def _stuck(self, free: list[Device]) -> Iterator[_Key]:
         for uid, pod in self._alive.items():
-            if not (pod.wants or pod.claims or pod.unmade) or self._holds(uid):
+            if not (pod.wants or pod.claims or pod.unmade) or self._using[uid]:
                 continue
             if pod.deleting is not None:
                 yield (STUCK, uid, "does not end")
             elif uid in self._opened and pod.phase == "Running":
                 yield (STUCK, uid, "does not end or start again")
-            elif self._can_run(pod):
+            elif self._can_run(pod, free):
                 yield (STUCK, uid, "does not run")
 
-    def _can_run(self, pod: Pod) -> bool:
+    def _can_run(self, pod: Pod, free: list[Device]) -> bool:
         """Whether all that a pod asks for is free, or its own and used by nobody else."""
-        free = [device for device in self._devices.values() if self._free(device)]
         for resource, count in pod.wants.items():
             if sum(d.capacity - len(self._taken(d.device)) for d in free if d.resource == resource) < count:
                 return False
