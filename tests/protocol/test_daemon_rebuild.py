@@ -145,15 +145,15 @@ async def test_a_socket_of_somebody_else_under_the_device_plugins_name_takes_dra
         await node.box.kubelet.kill()
         path = node.box.paths.registry / "device-bridge.io_acc-reg.sock"
         foreign = await asyncio.start_unix_server(lambda reader, writer: writer.close(), path)
-        await node.box.kubelet.start()
-        await node.box.observe.wait("KubeletSynced")
-        await node.start(refused=["acc"])
+        started = asyncio.create_task(node.start(refused=["acc"]))
         told = await node.log.wait("group refused, it is tried again")
         assert told["group"] == "acc" and "serves there already" in told["error"]
         assert not (node.box.paths.registry / f"{DRIVER}-reg.sock").exists()
         assert not (node.box.paths.plugins / DRIVER / "dra.sock").exists()
         foreign.close()
         await foreign.wait_closed()
+        await node.box.kubelet.start()
+        await started
 
 
 async def test_h20_a_reboot_that_changes_the_enumeration_and_empties_the_cdi_folder(

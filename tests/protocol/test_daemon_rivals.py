@@ -12,6 +12,7 @@ import pytest
 
 from bridge.ledger.holds import Plane
 from bridge.sandbox import make
+from bridge.sandbox.kubelet.context import Timings
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
 from dra_v1.registration import WatcherRegistration
@@ -22,6 +23,14 @@ from tests.protocol.stage import DRIVER, RESOURCE, Node, acc, stage
 __all__ = ["known"]
 
 DP, DRA = Plane.DEVICE_PLUGIN, Plane.DRA
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubelet that does not wait for sockets where nobody answers, and a daemon that looks without pausing."""
+    monkeypatch.setattr("bridge.sandbox.node.Timings", lambda: Timings(dial=0.2))
+    for pause in ("SOON_S", "UNDECIDED_S", "SETTLED_S"):
+        monkeypatch.setattr(f"bridge.ledger.reconcile.{pause}", 0.005)
 
 
 def uid(claim: dict[str, Any]) -> str:
@@ -52,7 +61,9 @@ async def beside(registration: WatcherRegistration) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
-async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it_is_gone(kind: str) -> None:
+async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it_is_gone(
+    brief: None, kind: str
+) -> None:
     async with stage(devices=2) as node:
         held = node.claim_on("held", acc(0))
         answer = (await node.prepare(held))[uid(held)]
@@ -72,7 +83,9 @@ async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it
 
 
 @pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
-async def test_h19_a_driver_that_was_there_first_is_found_before_anything_is_offered(kind: str) -> None:
+async def test_h19_a_driver_that_was_there_first_is_found_before_anything_is_offered(
+    brief: None, kind: str
+) -> None:
     async with stage(start=False) as node:
         await node.box.observe.wait("KubeletSynced")
         async with beside(foreign(node, kind, node.box.paths.plugins)):
