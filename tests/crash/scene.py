@@ -14,7 +14,7 @@ import yaml
 
 from bridge.daemon.settings import Settings
 from bridge.ledger.holds import Phase, Plane
-from bridge.ledger.store import EVERYTHING, read_account
+from bridge.ledger.store import EVERYTHING, LedgerError, read_account
 from bridge.sandbox import make
 from bridge.sandbox.cluster.objects import uid_of
 from bridge.sandbox.daemon import config_for
@@ -37,6 +37,14 @@ STEPS = (
     (Point.EVENT_POSTING, Point.EVENT_POSTED),
 )
 """The points before and after what the daemon does by itself in the background."""
+
+CONNECTIONS = {
+    frozenset({"DriverRegistered", "DriverConnected"}): frozenset(
+        {"DriverDisconnected", "DriverDeregistered"}
+    ),
+    frozenset({"PluginRegistered"}): frozenset({"PluginDisconnected", "PluginDeregistered"}),
+}
+"""What the node sees when the kubelet gets a connection, and when it loses it."""
 
 Held = set[tuple[Plane, str, str]]
 """(plane, resource or driver name, ID or share) of what is handed out."""
@@ -94,6 +102,17 @@ class Scene:
         """Start the daemon and wait until both planes of all groups stand."""
         await self.begin()
         await self.serves()
+
+    async def mourned(self) -> None:
+        """Wait until the kubelet has read all that the dead daemon had sent, and has seen the connections' end."""
+        await self.until(
+            lambda: not any(map(self._connected, CONNECTIONS, CONNECTIONS.values())), "no connections"
+        )
+
+    def _connected(self, begin: frozenset[str], end: frozenset[str]) -> bool:
+        """Whether the kubelet has a connection of some sort to any of the groups."""
+        last = {seen.about: seen.what for seen in self.box.observe if seen.what in begin | end}
+        return bool(begin & set(last.values()))
 
     async def serves(self) -> None:
         """Wait until the daemon that was begun last has registered and listed."""
@@ -212,6 +231,13 @@ class Scene:
 
     def _containers(self, pod: dict[str, Any]) -> list[Container]:
         return self.box.runtime.running(uid_of(pod))
+
+    def check_dead(self) -> None:
+        """What was answered before the death was on disk before it, so far as there is a ledger."""
+        with contextlib.suppress(LedgerError):
+            if read_account(self.state).quarantine_of(EVERYTHING, EVERYTHING) is None:
+                early = self.handed_out() - self.booked()
+                assert not early, f"handed out before it was on disk: {early}"
 
     async def check(self) -> None:
         """What may never be false: nobody shares a device, what was answered is booked, and CDI names resolve.

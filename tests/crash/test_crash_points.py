@@ -79,6 +79,8 @@ async def test_h15_a_death_there_loses_nothing_and_doubles_nothing(zygote: Zygot
         )
         assert stage.daemon.reached[-1] is visit.point
         await stage.hush()
+        await stage.mourned()
+        stage.check_dead()
         await stage.serve()
         await stage.check()
         async for _ in telling:
