@@ -73,9 +73,14 @@ class Doubts:
     async def _fence_unseen(self) -> None:
         """A new ledger, and the kubelet cannot say what it has handed out before: nobody gets anything yet."""
         why = "the ledger is new and the kubelet does not yet say what pods hold"
-        for group in self._names.resources:
-            if self._ledger.account.quarantine_of(group, EVERYTHING) is None:
-                await self._ledger.quarantine(group, EVERYTHING, FENCE + why)
+        account = self._ledger.account
+        await self._raise(
+            {
+                (group, EVERYTHING): why
+                for group in self._names.resources
+                if account.quarantine_of(group, EVERYTHING) is None
+            }
+        )
 
     async def _adopt(self, sighting: Sighting) -> dict[Where, str]:
         """Take up IDs that the kubelet has given out and the ledger lacks; what cannot be, and why."""
