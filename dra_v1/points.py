@@ -44,6 +44,12 @@ class Point(StrEnum):
     EVENT_POSTING = auto()
     EVENT_POSTED = auto()
 
+    # The control socket
+    CONTROL_BINDING = auto()
+    CONTROL_BOUND = auto()
+    CONTROL_ANSWER = auto()
+    CONTROL_REMOVING = auto()
+
     # Unix sockets of both libraries, and registration
     SOCKET_FOLDER_MAKING = auto()
     SOCKET_BINDING = auto()

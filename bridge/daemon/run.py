@@ -18,6 +18,8 @@ from pathlib import Path
 
 from bridge.config import Config
 from bridge.daemon.checks import Checks
+from bridge.daemon.control import ControlSocket
+from bridge.daemon.controls import Controls
 from bridge.daemon.errors import StartError
 from bridge.daemon.files import GroupFiles
 from bridge.daemon.follow import follow
@@ -129,6 +131,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             budget,
             early,
         )
+        controls = Controls(config, ledger, rosters, reconciler, sources, healing, report, checks, roots)
+        await stack.enter_async_context(ControlSocket(config.daemon.state_dir, controls.calls()))
         # The groups stop together, registrations before the rest of the daemon.
         for group in config.groups:
             checks.add(f"group {group.name}, rivals", partial(_rival, rivals, group.name))

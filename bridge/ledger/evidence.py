@@ -236,3 +236,21 @@ def may_release(hold: Hold, absence: Absence | None, age: float, grace: Grace) -
     if hold.phase is Phase.GRANTED and age < grace.unmatched:
         return False
     return absence.last - absence.first >= grace.of(absence.trust, absence.lasting)
+
+
+def in_words(hold: Hold, seen: Seen, absence: Absence | None, age: float, grace: Grace) -> str:
+    """What a look says of a hold and what keeps it from ending, for people; see `may_release`."""
+    match seen:
+        case InUse(pod, source):
+            return f"in use by {pod}, says {source}"
+        case Unsure(why):
+            return f"stays: {why}"
+        case Absent(trust):
+            so_far = absence.last - absence.first if absence is not None else 0.0
+            left = grace.of(trust, absence.lasting if absence is not None else 0.0) - so_far
+            if hold.phase is Phase.GRANTED:
+                left = max(left, grace.unmatched - age)
+            degraded = (
+                " (proof is degraded: the runtime does not answer)" if trust is Trust.NO_RUNTIME else ""
+            )
+            return f"no source shows it in use; it ends in {max(0.0, left):.0f} s if that stays so{degraded}"

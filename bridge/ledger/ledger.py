@@ -224,6 +224,15 @@ class Ledger:
         await self._commit(changes)
         return tuple(holds)
 
+    async def force_lift(self, group: str, device: str, who: str, why: str) -> Quarantine | None:
+        """End a quarantine, as an operator demands, and keep a record of it; the one that was ended."""
+        found = next((q for q in self.account.quarantines() if (q.group, q.device) == (group, device)), None)
+        if found is not None:
+            text = f"quarantine of {group}/{device}, {found.reason}: {why}"
+            record = Record(self._clock(), "lift", who, text)
+            await self._commit([LiftQuarantine(group, device), PutRecord(record)])
+        return found
+
     # Quarantine
 
     async def quarantine(self, group: str, device: str, reason: str) -> None:

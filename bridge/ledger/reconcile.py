@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.ledger.doubts import Doubts
-from bridge.ledger.evidence import Absence, Grace, InUse, Sighting, continued, look_at, may_release
+from bridge.ledger.evidence import (
+    Absence,
+    Grace,
+    InUse,
+    Sighting,
+    continued,
+    in_words,
+    look_at,
+    may_release,
+)
 from bridge.ledger.holds import Hold, Phase, Pick, Plane, PodHolder
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
@@ -79,9 +88,15 @@ class Reconciler:
         self._doubts = Doubts(ledger, names)
         self._absences: dict[int, Absence] = {}
         self._first_seen: dict[int, float] = {}
+        self._evidence: dict[int, str] = {}
         self._looked_whole = False
         self._wake = asyncio.Event()
         ledger.subscribe(lambda _: self._wake.set())
+
+    @property
+    def evidence(self) -> Mapping[int, str]:
+        """What the last look said of each hold of this plane, and what keeps it from ending, for people."""
+        return self._evidence
 
     async def take_up(self) -> None:
         """At start, before anything is offered: take up what the kubelet has and the ledger lacks (E.7, H18)."""
@@ -144,6 +159,7 @@ class Reconciler:
             if isinstance(seen, InUse):
                 await self._attribute(hold, seen.pod)
             absence = continued(self._absences.get(hold.id), seen, sighting.at)
+            self._evidence[hold.id] = in_words(hold, seen, absence, sighting.at - first, self._grace)
             if absence is None:
                 self._absences.pop(hold.id, None)
                 continue
@@ -154,6 +170,7 @@ class Reconciler:
         alive = {hold.id for hold in self._holds()}
         self._absences = {i: a for i, a in self._absences.items() if i in alive}
         self._first_seen = {i: at for i, at in self._first_seen.items() if i in alive}
+        self._evidence = {i: text for i, text in self._evidence.items() if i in alive}
 
     def _alone(self, hold: Hold) -> bool:
         """Whether no other hold explains that its silicon is in use."""

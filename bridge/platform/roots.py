@@ -60,6 +60,10 @@ class Roots:
         """The path that a container runtime on the host finds a `/dev/…` node by."""
         return self.host_dev + path.removeprefix("/dev")
 
+    def local(self, on_host: str) -> Path:
+        """Where to look for a path that `on_host` gave."""
+        return Path(f"{self.dev}{on_host.removeprefix(self.host_dev)}")
+
     def still_there(self, on_host: str) -> bool:
         """Whether anything stands at a path that `on_host` gave."""
         return os.path.lexists(f"{self.dev}{on_host.removeprefix(self.host_dev)}")

@@ -4,6 +4,7 @@ begun, in the course of which the daemon dies; and how it goes on once the daemo
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from bridge.daemon import control
 from bridge.ledger.holds import Phase
 from bridge.sandbox import make
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
@@ -178,6 +180,22 @@ async def health_is_watched(scene: Scene) -> Telling:
             stub: Any = DRAResourceHealthStub(channel)
             async for _ in stub.NodeWatchResources(health.NodeWatchResourcesRequest()):
                 pass
+
+    scene.ask(call())
+    yield
+
+
+async def operator_looks(scene: Scene) -> Telling:
+    """Somebody on the node asks what is held."""
+    await _held_on_both(scene)
+    await scene.calms()
+    yield
+
+    async def call() -> None:
+        reader, writer = await asyncio.open_unix_connection(scene.state / control.NAME)
+        writer.write(b'{"do": "holds"}\n')
+        await reader.readline()
+        writer.close()
 
     scene.ask(call())
     yield

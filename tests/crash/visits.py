@@ -27,6 +27,7 @@ LEFTOVERS = Story(tell.starts_with_leftovers)
 REGROUPED = Story(tell.starts_with_another_group, (ACC, NX))
 OLD_LEDGER = Story(tell.starts_with_an_old_ledger)
 DAMAGED, LOST = Story(tell.starts_with_a_damaged_ledger), Story(tell.starts_with_a_lost_ledger)
+LOOKED_AT = Story(tell.operator_looks)
 STOPS, UNPLUG, STRAY = Story(tell.stops), Story(tell.device_goes_and_comes), Story(tell.slice_is_left_over)
 
 PLANES = {
@@ -46,7 +47,7 @@ PLANES = {
         DRA,
     ),
     **dict.fromkeys((FIRST, RESTART, RESTART_TUNED, LEFTOVERS, REGROUPED, OLD_LEDGER, DAMAGED, LOST), BOTH),
-    **dict.fromkeys((STOPS, UNPLUG), BOTH),
+    **dict.fromkeys((STOPS, UNPLUG, LOOKED_AT), BOTH),
 }
 """The planes whose work a story is, or on which something is held meanwhile."""
 
@@ -113,6 +114,10 @@ VISITS = [
     *_visits("HEALTH_SENDING_V1ALPHA1 HEALTH_SENT_V1ALPHA1", OLD_HEALTH),
     # Events
     *_visits("EVENT_POSTING EVENT_POSTED", POD_REFUSED, CLAIM_REFUSED),
+    # The control socket
+    *_visits("CONTROL_BINDING CONTROL_BOUND", FIRST, RESTART),
+    *_visits("CONTROL_ANSWER", LOOKED_AT),
+    *_visits("CONTROL_REMOVING", STOPS),
     # Claims and slices
     *_visits("CLAIM_STATUS_APPLYING CLAIM_STATUS_APPLIED", CLAIM_STARTS, CLAIM_REFUSED),
     *_visits("SLICE_CREATING SLICE_CREATED", FIRST),

@@ -1,0 +1,101 @@
+"""What the control socket answers: holds with their evidence, explanations, releases, the sources' health."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bridge.config import Config
+from bridge.daemon.checks import Checks
+from bridge.daemon.control import Call, Refusal
+from bridge.daemon.sources import Sources
+from bridge.ledger.ledger import Ledger
+from bridge.ledger.reconcile import Reconciler
+from bridge.ledger.store import LedgerError
+from bridge.planes.explain import NotFound, Target, explain, find, hold_row
+from bridge.planes.healing import Healing
+from bridge.planes.release import StillUsed, release, witnesses
+from bridge.planes.report import Report
+from bridge.planes.roster import Roster
+from bridge.planes.rosters import Rosters
+from bridge.platform.roots import Roots
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The calls, over what the daemon has in memory."""
+
+    config: Config
+    ledger: Ledger
+    rosters: Rosters
+    reconciler: Reconciler
+    sources: Sources
+    healing: Healing
+    report: Report
+    checks: Checks
+    roots: Roots
+
+    def calls(self) -> Mapping[str, Call]:
+        """By name."""
+        return {
+            "holds": self._holds,
+            "explain": self._explain,
+            "release": self._release,
+            "health": self._health,
+        }
+
+    async def _holds(self, request: Mapping[str, Any]) -> object:
+        account = self.ledger.account
+        return [
+            hold_row(hold, account.quarantine_of(hold.group, hold.device), self.reconciler.evidence)
+            for hold in account
+        ]
+
+    async def _explain(self, request: Mapping[str, Any]) -> object:
+        target = self._target(request)
+        try:
+            roster = self.rosters.of(target.group)
+            views = explain(target, roster, self.ledger.account, self.healing.moving(target.group))
+        except KeyError:
+            raise Refusal(f"group {target.group} is not configured") from None
+        except NotFound as error:
+            raise Refusal(str(error)) from error
+        return {"target": str(target), "views": [asdict(view) for view in views]}
+
+    async def _release(self, request: Mapping[str, Any]) -> object:
+        target = self._target(request)
+        async with witnesses(self.config.daemon, self.roots, self._rosters()) as seen:
+            try:
+                done = await release(
+                    target,
+                    self.ledger,
+                    seen.look,
+                    self.report,
+                    who=str(request.get("who") or "unknown"),
+                    why=str(request.get("why") or "no reason given"),
+                    force=request.get("force") is True,
+                )
+            except (StillUsed, LookupError, LedgerError) as error:
+                raise Refusal(str(error)) from error
+        return {
+            "target": str(target),
+            "holds": [hold_row(hold, None, {}) for hold in done.holds],
+            "quarantine": done.quarantine.reason if done.quarantine else None,
+            "notes": list(done.notes),
+        }
+
+    async def _health(self, request: Mapping[str, Any]) -> object:
+        return {
+            "sources": [asdict(one) for one in self.sources.health()],
+            "wrong": self.checks.ready(),
+        }
+
+    def _rosters(self) -> Collection[Roster]:
+        return [self.rosters.of(group.name) for group in self.config.groups]
+
+    def _target(self, request: Mapping[str, Any]) -> Target:
+        try:
+            return find(str(request.get("device") or ""), self._rosters(), self.ledger.account)
+        except NotFound as error:
+            raise Refusal(str(error)) from error
