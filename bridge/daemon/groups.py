@@ -22,7 +22,7 @@ from bridge.planes.binding import Binding, wished
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.early_word import EarlyWord
 from bridge.planes.healing import Healing
-from bridge.planes.regrants import RunningOf
+from bridge.planes.regrants import Witnesses
 from bridge.planes.report import Report
 from bridge.planes.reservations import Part
 from bridge.planes.rosters import Rosters
@@ -50,7 +50,7 @@ class Context:
     roots: Roots
     metrics: Metrics
     checks: Checks
-    running_of: RunningOf
+    witnesses: Witnesses
     rebuilt: asyncio.Event
     budget: Budget
     early: EarlyWord | None
@@ -104,7 +104,7 @@ class GroupRunner:
                 context.rosters.pulses[group.name],
                 context.report,
                 context.roots.still_there,
-                context.running_of,
+                context.witnesses,
             ),
         )
         root = context.config.daemon.kubelet_root

@@ -126,7 +126,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             roots,
             metrics,
             checks,
-            sources.running_of,
+            sources,
             rebuilt,
             budget,
             early,

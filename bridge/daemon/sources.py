@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,7 @@ from bridge.daemon.own_pods import OwnPods
 from bridge.daemon.source_health import SourceBook, SourceHealth
 from bridge.ledger.evidence import ClaimedDevice, DeviceName, PodName, Sighting
 from bridge.ledger.holds import PodHolder
-from bridge.planes.regrants import Running
+from bridge.planes.regrants import Running, Shown
 from bridge.platform import checkpoint
 from bridge.platform.cri import USUAL_SOCKETS, CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
@@ -94,6 +94,22 @@ class Sources:
             self._book.note("runtime", found.reason)
             return Running(unknown=found.reason)
         return Running(tuple(one.name for one in found if one.may_use_devices))
+
+    async def shown_with(self, resource: str, ids: Sequence[str]) -> Shown:
+        """The pods that the kubelet shows with some IDs; see `bridge.planes.regrants`."""
+        try:
+            async with asyncio.timeout(GLANCE_S):
+                listed = await self._podresources.list()
+        except TimeoutError:
+            listed = Unavailable(f"the kubelet's podresources socket has not answered in {GLANCE_S} s")
+        owners = _checkpointed(await asyncio.to_thread(checkpoint.read, self._checkpoint)) or {}
+        uids = {i: owners[resource, i] for i in ids if (resource, i) in owners}
+        if isinstance(listed, Unavailable):
+            self._book.note("podresources", listed.reason)
+            return Shown(uids=uids, unknown=listed.reason)
+        users = _listed(listed)
+        pods = {i: f"{user.namespace}/{user.name}" for i in ids if (user := users.get((resource, i)))}
+        return Shown(pods, uids)
 
     async def look(self) -> Sighting:
         """One look at every source. Never raises for a source that does not answer.

@@ -18,7 +18,7 @@ from bridge.ledger.holds import Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
-from bridge.planes.regrants import RunningOf, StillUsed, check_last_holders
+from bridge.planes.regrants import StillUsed, Witnesses, check_last_holders
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import qualified
@@ -44,7 +44,7 @@ class Surroundings:
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
-        running_of: what still runs of a pod, by its UID.
+        witnesses: who tells whether an ID's last pod still has it.
     """
 
     ledger: Ledger
@@ -52,7 +52,7 @@ class Surroundings:
     changed: Pulse
     report: Report
     there: Callable[[str], bool]
-    running_of: RunningOf
+    witnesses: Witnesses
 
 
 class DevicePluginPlane:
@@ -93,7 +93,11 @@ class DevicePluginPlane:
             )
             responses = [container_response(roster, container) for container in containers]
             unproven = await check_last_holders(
-                self._around.ledger.account, self._group, ids, self._around.running_of
+                self._around.ledger.account,
+                self._group,
+                roster.group.resource_name,
+                ids,
+                self._around.witnesses,
             )
             await self._around.ledger.grant(picks)
         except (Unavailable, Refused, StillUsed, LedgerError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterable
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from bridge.platform.api import cri_pb2 as cri
 from bridge.platform.cri import CriClient
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.cri import CriServer
-from bridge.sandbox.kubelet.endpoint import EndpointError
+from bridge.sandbox.kubelet.endpoint import Endpoint, EndpointError
 from tests.protocol.attributions import Attributions, known
 from tests.protocol.stage import RESOURCE, Node, acc, stage
 
@@ -116,7 +117,7 @@ async def test_without_a_runtime_an_id_is_handed_out_again_and_counted_as_unprov
     known: Attributions,
 ) -> None:
     async with stage(devices=1) as node, lingering(node, known):
-        await node.box._cri.stop()
+        await node.box.cri.stop()
         await node.allocate(acc(0))
         told = await node.log.wait(UNPROVEN)
         assert told["devices"] == [acc(0)] and "cri.sock" in told["why"]
@@ -136,9 +137,9 @@ async def test_a_runtime_that_hangs_costs_an_allocate_no_more_than_its_bound(
             return cri.ListContainersResponse()
 
         # The server looks its methods up when it is made.
-        await node.box._cri.stop()
+        await node.box.cri.stop()
         monkeypatch.setattr(CriServer, "ListContainers", hangs)
-        await node.box._cri.start()
+        await node.box.cri.start()
         began = asyncio.get_running_loop().time()
         await node.allocate(acc(0))
         assert asyncio.get_running_loop().time() - began < sources.GLANCE_S + 2
@@ -150,7 +151,7 @@ async def test_a_refused_ledger_write_counts_no_unproven_hand_out(
     known: Attributions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with stage(devices=1) as node, lingering(node, known):
-        await node.box._cri.stop()
+        await node.box.cri.stop()
 
         async def full(ledger: Ledger, picks: object) -> object:
             raise LedgerError("disk is full")
@@ -159,3 +160,59 @@ async def test_a_refused_ledger_write_counts_no_unproven_hand_out(
         with pytest.raises(EndpointError, match="disk is full"):
             await node.allocate(acc(0))
         assert node.log.of(UNPROVEN) == []
+
+
+async def test_an_id_that_is_held_by_a_pod_not_known_yet_is_refused_while_the_kubelet_shows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unknown(ledger: Ledger, hold_id: int, pod: object) -> None:
+        """The pods of hand-outs stay unknown."""
+
+    monkeypatch.setattr(Ledger, "attribute", unknown)
+    async with stage(devices=1) as node:
+        await node.run_pod("first", limits={RESOURCE: 1})
+        with pytest.raises(EndpointError, match=f"{acc(0)} has just been given to pod default/first"):
+            await node.allocate(acc(0))
+        node.box.delete_pod("first")
+        await node.box.wait_gone("pods", "first")
+        await node.allocate(acc(0))
+
+
+async def test_h9_a_pod_deleted_by_force_that_was_never_matched_is_found_through_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unknown(ledger: Ledger, hold_id: int, pod: object) -> None:
+        """The pods of hand-outs stay unknown."""
+
+    monkeypatch.setattr(Ledger, "attribute", unknown)
+    async with stage(devices=1) as node:
+        await node.run_pod("old", limits={RESOURCE: 1}, stop_seconds=3600)
+        container = node.container("old")
+        node.box.delete_pod("old", force=True)
+        await node.box.wait_gone("pods", "old")
+        with pytest.raises(EndpointError, match=f"{acc(0)} is still in use by .* whose main still runs"):
+            await node.allocate(acc(0))
+        node.box.runtime.crash(container)
+
+
+async def test_an_id_that_the_kubelet_forgot_while_it_was_being_allocated_goes_to_one_pod_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A list of the kubelet's pods just then, after a pod has ended, makes it forget what is under way."""
+    async with stage(devices=2) as node:
+        assert await node.run_pod("old", limits={RESOURCE: 1}) == ["/dev/crypto/acc1"]
+        old, allocate = node.container("old"), Endpoint.allocate
+
+        async def meanwhile(endpoint: Endpoint, ids: Iterable[str]) -> object:
+            answer = await allocate(endpoint, ids)
+            node.box.runtime.crash(old)
+            await node.box.observe.wait("PodEnded", "default/old")
+            await node.podresources()
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Endpoint, "allocate", meanwhile)
+            assert await node.run_pod("first", limits={RESOURCE: 1}) == ["/dev/crypto/acc0"]
+        node.box.create_pod(make.pod("second", limits={RESOURCE: 2}, node=node.box.node))
+        said = (await node.box.wait_phase("second", "Failed"))["status"]["message"]
+        assert re.search(rf"{acc(0)} (has just been given to|is still in use by) pod default/first", said)
