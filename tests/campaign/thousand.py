@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.campaign import journal
 from tests.campaign.checker import DOUBLE_USE, Bounds, check
-from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, Line, Node, Pod
+from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, Claim, Line, Node, Pod
 from tests.campaign.real import end_in_order
 from tests.campaign.real_bed import SYNC_S, Bed, node
 from tests.campaign.real_evidence import Objects, uses
@@ -50,17 +50,20 @@ class Outcome:
 
     Attributes:
         made, succeeded: pods by plane.
-        refused: device plugin pods that failed at admission, by their UID.
+        refused: pods that failed at admission: what they were told, by their UID.
+        evicted: pods that the cluster moved on after they had lost a race, by plane.
         failed: other failures, for people.
         seconds: from the first pod made to the last pod ended.
         double: double uses, for people.
-        lags: how long the node's status took to show that DRA had taken a device, in seconds, sorted.
-        behind: of refused pods, how long before their admission DRA had taken what they were counted on, sorted.
+        lags: for how long at a time the node's status counted devices that DRA had taken, in seconds, sorted.
+        behind: of refused pods, for how long it had done so when they were bound, sorted; 0 where it did not.
+        refused_by_daemon: hand-outs that the daemon refused, by plane.
     """
 
     made: Counter[str] = field(default_factory=Counter)
     succeeded: Counter[str] = field(default_factory=Counter)
     refused: dict[str, str] = field(default_factory=dict)
+    evicted: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     seconds: float = 0.0
     double: list[str] = field(default_factory=list)
@@ -95,44 +98,51 @@ def run(version: str, pods: int, sharing: str, planes: Sequence[str], frequency:
 
 
 def _run_all(bed: Bed, group: Group, pods: int, planes: Sequence[str], outcome: Outcome) -> None:
-    """Make a new pod for each that ends."""
+    """Keep as many going as may be until so many have succeeded: as a controller does, one that failed is made anew."""
     begun = ended = time.monotonic()
-    over: set[str] = set()
-    total = 0
-    while len(over) < pods:
-        there = bed.cluster.list("Pod", bed.namespace)
-        alive = 0
-        for pod in there:
-            uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
-            if pod["status"].get("phase") not in ENDED:
-                alive += 1
-            elif uid not in over:
-                over.add(uid)
-                ended = time.monotonic()
-                _count(outcome, pod)
-                bed.cluster.delete("Pod", name, bed.namespace, wait=None)
-        for _ in range(min(AT_ONCE - alive, pods - total)):
-            plane = planes[total % len(planes)]
-            plan = Plan(f"{plane}-{total}", plane, group, 1, Fate.ENDS, HOLD_S)
+    alive: dict[str, str] = {}
+    left = Counter({plane: pods // len(planes) for plane in planes})
+    while alive or left.total():
+        there = {pod["metadata"]["name"]: pod for pod in bed.cluster.list("Pod", bed.namespace)}
+        for name, plane in list(alive.items()):
+            pod = there.get(name)
+            if pod is not None and pod["status"].get("phase") not in ENDED:
+                continue
+            del alive[name]
+            ended = time.monotonic()
+            if not _count(outcome, plane, pod):
+                left[plane] += 1
+            bed.cluster.delete("Pod", name, bed.namespace, wait=None)
+        while len(alive) < AT_ONCE and left.total():
+            plane = max(planes, key=lambda plane: left[plane])
+            plan = Plan(f"{plane}-{outcome.made.total()}", plane, group, 1, Fate.ENDS, HOLD_S)
             bed.apply(plan.manifest(bed.journal_file))
+            alive[plan.name] = plane
             outcome.made[plane] += 1
-            total += 1
+            left[plane] -= 1
         if time.monotonic() - ended > SILENCE_S:
-            stuck = [p["metadata"]["name"] for p in there if p["status"].get("phase") not in ENDED]
-            outcome.failed.append(f"no pod has ended for {SILENCE_S} s; waiting: {stuck}")
-            return
+            outcome.failed.append(f"no pod has ended for {SILENCE_S} s; waiting: {sorted(alive)}")
+            break
         bed.pause(_TICK_S)
     outcome.seconds = ended - begun
 
 
-def _count(outcome: Outcome, pod: Mapping[str, Any]) -> None:
-    plane, status = pod["metadata"]["labels"]["plane"], pod["status"]
+def _count(outcome: Outcome, plane: str, pod: Mapping[str, Any] | None) -> bool:
+    """Note how a pod ended; whether it did its work."""
+    if pod is None:
+        outcome.evicted[plane] += 1
+        return False
+    status = pod["status"]
     if status["phase"] == "Succeeded":
         outcome.succeeded[plane] += 1
-    elif not status.get("containerStatuses") and status.get("reason"):
+        return True
+    if not status.get("containerStatuses") and status.get("reason"):
         outcome.refused[pod["metadata"]["uid"]] = f"{status['reason']}: {status.get('message', '')}"
+    elif pod["metadata"].get("deletionTimestamp"):
+        outcome.evicted[plane] += 1
     else:
         outcome.failed.append(f"{pod['metadata']['name']}: {json.dumps(status)[:600]}")
+    return False
 
 
 def _judge(bed: Bed, group: Group, outcome: Outcome) -> None:
@@ -148,38 +158,33 @@ def _judge(bed: Bed, group: Group, outcome: Outcome) -> None:
     ]
     entries = bed.daemon.entries()
     outcome.refused_by_daemon = Counter(e.plane for e in entries if e.message == daemon_log.REFUSED)
-    taken = [e.wall / 1e9 + offset for e in entries if e.message == daemon_log.HANDED_OUT and e.plane == DRA]
-    outcome.lags = _lags(taken, lines, group.resource)
-    outcome.behind = _behind(outcome.refused.keys(), taken, objects)
-
-
-def _lags(taken: Iterable[float], lines: Iterable[Line], resource: str) -> list[float]:
-    """From each time that DRA took a device to the next status of the node that has fewer."""
-    fewer: list[float] = []
-    before = 0
-    for line in lines:
-        if isinstance(line, Node):
-            now = line.allocatable.get(resource, 0)
-            if now < before:
-                fewer.append(line.t)
-            before = now
-    found = [min((t for t in fewer if t >= at), default=None) for at in taken]
-    return sorted(later - at for later, at in zip(found, taken, strict=True) if later is not None)
-
-
-def _behind(refused: Iterable[str], taken: Sequence[float], objects: Iterable[Line]) -> list[float]:
-    """For each refused pod, the time from DRA's last taking a device to its being bound: negative if bound before."""
+    behind = list(_behind(objects, group.resource))
+    outcome.lags = sorted(end - begin for begin, end in behind)
     bound: dict[str, float] = {}
     for line in objects:
         if isinstance(line, Pod) and line.node:
             bound.setdefault(line.uid, line.t)
-    found = []
-    for uid in refused:
-        if uid in bound:
-            nearest = min(taken, key=lambda at: abs(at - bound[uid]), default=None)
-            if nearest is not None:
-                found.append(bound[uid] - nearest)
-    return sorted(found)
+    moments = [bound[uid] for uid in outcome.refused if uid in bound]
+    outcome.behind = sorted(
+        next((t - begin for begin, end in behind if begin <= t < end), 0.0) for t in moments
+    )
+
+
+def _behind(objects: Iterable[Line], resource: str) -> Iterator[tuple[float, float]]:
+    """The times in which the node's status counted more devices than those that no claim was allocated."""
+    claims: dict[str, int] = {}
+    allocatable, since = 0, None
+    for line in objects:
+        if isinstance(line, Node):
+            allocatable = line.allocatable.get(resource, 0)
+        elif isinstance(line, Claim):
+            claims[line.uid] = 0 if line.gone else len(line.devices)
+        more = allocatable > DEVICES - sum(claims.values())
+        if more and since is None:
+            since = line.t
+        elif not more and since is not None:
+            yield since, line.t
+            since = None
 
 
 def _report(arguments: argparse.Namespace, planes: Sequence[str], outcome: Outcome) -> str:
@@ -188,9 +193,12 @@ def _report(arguments: argparse.Namespace, planes: Sequence[str], outcome: Outco
     for text, count in Counter(_shape(text) for text in outcome.refused.values()).most_common(5):
         print(f"refused, {count} pods: {text}")
     if outcome.lags:
-        print(f"from DRA taking a device to the node's status that shows it: {_spread(outcome.lags)}")
+        print(f"the node's status counted devices that DRA had taken, each time for {_spread(outcome.lags)}")
     if outcome.behind:
-        print(f"from DRA taking a device to the binding of a pod that was refused: {_spread(outcome.behind)}")
+        late = sum(seconds > 0 for seconds in outcome.behind)
+        print(
+            f"of {len(outcome.behind)} refused pods {late} were bound in such a time, after {_spread(outcome.behind)}"
+        )
     for text in [*outcome.double, *outcome.failed]:
         print(f"FOUND {text}")
     return (
@@ -198,8 +206,9 @@ def _report(arguments: argparse.Namespace, planes: Sequence[str], outcome: Outco
         f"nodeStatusUpdateFrequency {arguments.status}: {made.total()} pods in {outcome.seconds:.0f} s on {DEVICES} "
         f"devices, {AT_ONCE} at a time; {len(outcome.double)} double hand-outs; ran "
         f"{ran[DEVICE_PLUGIN]} device-plugin and {ran[DRA]} dra; refused at admission {len(outcome.refused)} of "
-        f"{made[DEVICE_PLUGIN]} device-plugin pods ({outcome.share:.1%}; {dict(reasons)}); refused by the daemon "
-        f"{dict(outcome.refused_by_daemon)}; other failures {len(outcome.failed)}"
+        f"{made[DEVICE_PLUGIN]} device-plugin pods ({outcome.share:.1%}; {dict(reasons)}); evicted to run "
+        f"anew {dict(outcome.evicted)}; hand-outs refused by the daemon {dict(outcome.refused_by_daemon)}; other "
+        f"failures {len(outcome.failed)}"
     )
 
 
