@@ -57,6 +57,8 @@ class PublisherStatus:
         writes: requests made, by `create`, `update`, `delete`.
         slices: how many slices are stored.
         available: False while the cluster has no DRA API.
+        foreign: what somebody else last published under this driver's name, for people; removed since.
+        foreign_at: when, in monotonic seconds.
     """
 
     stored: bool = False
@@ -67,6 +69,8 @@ class PublisherStatus:
     writes: Counter[str] = field(default_factory=Counter)
     slices: int = 0
     available: bool = True
+    foreign: str = ""
+    foreign_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,7 @@ class SlicePublisher:
                 taken=self._mirror.taken,
             )
             self._layouts = dict(planned.layouts)
+            self._note_foreign(planned)
             if version == self._confirmed:
                 await self._restrain(planned)
             surprised = False
@@ -274,6 +279,18 @@ class SlicePublisher:
             "update",
             await self._api.slices_path(),
         )
+
+    def _note_foreign(self, planned: Plan) -> None:
+        """Slices of another pool, once ours stood alone: somebody else publishes under this driver's name (H19)."""
+        foreign = [write.stored.name for write in planned.writes if isinstance(write, Delete)]
+        if not foreign or not self.status.last_published or self._wanted is None:
+            return
+        pools = {pool.name for pool in self._wanted}
+        names = [s.name for s in self._mirror.stored.values() if s.name in foreign and s.pool not in pools]
+        if names:
+            text = f"somebody else publishes slices of driver {self.driver_name} for this node: {', '.join(names)}"
+            log.error("foreign slices removed", extra={"driver": self.driver_name, "slices": names})
+            self._tell(replace(self.status, foreign=text, foreign_at=time.monotonic()))
 
     async def _restrain(self, planned: Plan) -> None:
         """Repairs are immediate, but not without end: two drivers of one name would keep the server busy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,6 +33,9 @@ from bridge.platform.roots import Roots
 from deviceplugin_v1beta1 import DevicePluginServer
 from dra_v1.kube import KubeApi
 from dra_v1.plugin import DraPlugin
+
+FOREIGN_S = 120.0
+"""For how long a foreign slice that was removed keeps a group from being ready: its driver makes it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +221,6 @@ def _dra_trouble(plugin: DraPlugin) -> str:
         return plugin.registration.error or "not registered yet"
     if not plugin.publication.stored:
         return plugin.publication.error or "slices are not stored yet"
+    if plugin.publication.foreign and time.monotonic() - plugin.publication.foreign_at < FOREIGN_S:
+        return f"{plugin.publication.foreign}; remove that driver, or give the group another driverName"
     return ""

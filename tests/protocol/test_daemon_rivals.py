@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from bridge.daemon.checks import Checks
 from bridge.ledger.holds import Plane
 from bridge.sandbox import make
+from bridge.sandbox.daemon import DaemonProcess
 from bridge.sandbox.kubelet.context import Timings
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
@@ -38,6 +41,19 @@ def uid(claim: dict[str, Any]) -> str:
     return found
 
 
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Checks]:
+    """What the daemons of a test say at `/readyz`, the last one last."""
+    made: list[Checks] = []
+
+    def noted() -> Checks:
+        made.append(Checks())
+        return made[-1]
+
+    monkeypatch.setattr("bridge.daemon.run.Checks", noted)
+    return made
+
+
 def foreign(node: Node, kind: str, folder: Path) -> WatcherRegistration:
     """Another driver that registers in our name, by sockets of its own."""
     name = DRIVER if kind == "DRAPlugin" else RESOURCE
@@ -62,7 +78,7 @@ async def beside(registration: WatcherRegistration) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
 async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it_is_gone(
-    brief: None, kind: str
+    brief: None, checks: list[Checks], kind: str
 ) -> None:
     async with stage(devices=2) as node:
         held = node.claim_on("held", acc(0))
@@ -72,6 +88,8 @@ async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it
             assert said["group"] == "acc" and "foreign-reg.sock" in said["error"]
             assert "Remove it, or give the group another name" in said["error"]
             await node.log.wait("quarantined")
+            (wrong,) = [text for text in checks[-1].ready() if "rivals" in text]
+            assert wrong.startswith("group acc, rivals: another ") and "foreign-reg.sock" in wrong
             await node.offers(acc(0))
             new = node.claim_on("new", acc(1))
             refused = (await node.prepare(new))[uid(new)].error
@@ -79,6 +97,7 @@ async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it
             assert (await node.prepare(held))[uid(held)] == answer, "who holds keeps what he has"
         await node.log.wait("the other driver is gone")
         await node.log.wait("fence lifted")
+        assert not [text for text in checks[-1].ready() if "rivals" in text]
         assert not (await node.prepare(new))[uid(new)].error
 
 
@@ -99,6 +118,64 @@ async def test_h19_a_driver_that_was_there_first_is_found_before_anything_is_off
 
 def _lists(node: Node) -> list[dict[str, Any]]:
     return [dict(seen.facts) for seen in node.box.observe.of("DevicesListed", RESOURCE)]
+
+
+async def test_h19_slices_that_somebody_else_publishes_in_our_name_are_removed_and_keep_the_group_unready(
+    checks: list[Checks],
+) -> None:
+    async with stage() as node:
+        await node.offers(acc(0), acc(1))
+        spec = {
+            "driver": DRIVER,
+            "nodeName": node.box.node,
+            "pool": {"name": "theirs", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "their-0"}],
+        }
+        node.box.api.registry.create("resourceslices", {"metadata": {"name": "theirs"}, "spec": spec})
+        said = await node.log.wait("foreign slices removed")
+        assert said["slices"] == ["theirs"]
+        await node.offers(acc(0), acc(1))
+        assert await _says(checks, "somebody else publishes slices of driver acc.device-bridge.io")
+
+
+async def _says(checks: list[Checks], text: str) -> bool:
+    return any(text in wrong for wrong in checks[-1].ready())
+
+
+async def test_h19_stale_slices_of_our_own_from_before_are_no_rivals() -> None:
+    async with stage(start=False) as node:
+        spec = {
+            "driver": DRIVER,
+            "nodeName": node.box.node,
+            "pool": {"name": "former", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "former-0"}],
+        }
+        await node.box.observe.wait("KubeletSynced")
+        node.box.api.registry.create("resourceslices", {"metadata": {"name": "former"}, "spec": spec})
+        await node.start()
+        await node.offers(acc(0), acc(1))
+        assert node.log.of("foreign slices removed") == []
+
+
+async def test_of_two_daemons_that_start_at_once_one_serves_and_the_other_says_who() -> None:
+    async with stage(start=False) as node:
+        await node.box.observe.wait("KubeletSynced")
+        made = [DaemonProcess(node.box.paths, node.box.node, node.config) for _ in range(2)]
+        for number, daemon in enumerate(made):
+            daemon.log = node.box.paths.base / f"daemon-{number}.log"
+        async with contextlib.AsyncExitStack() as stack:
+            both = [await stack.enter_async_context(daemon) for daemon in made]
+            ends = [asyncio.create_task(daemon.ended(60)) for daemon in both]
+            done, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            assert [end.result() for end in done] == [1]
+            await node.box.observe.wait("DriverRegistered", DRIVER)
+            await node.box.observe.wait("DevicesListed", RESOURCE)
+            loser = made[ends.index(done.pop())]
+            assert "has the ledger in" in await asyncio.to_thread(loser.log.read_text)
+            await node.allocate(acc(1))
+            for end in left:
+                end.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
 
 async def test_h19_other_plugins_of_the_node_are_no_rivals() -> None:
