@@ -32,11 +32,13 @@ class Point(StrEnum):
 
     # bridge.daemon
     NAMES_WRITING = auto()
+    NAMES_OPENED_ASIDE = auto()
     NAMES_WRITTEN_ASIDE = auto()
     NAMES_IN_PLACE = auto()
 
     # bridge.platform
     CDI_WRITING = auto()
+    CDI_OPENED_ASIDE = auto()
     CDI_WRITTEN_ASIDE = auto()
     CDI_IN_PLACE = auto()
     CDI_REMOVING = auto()

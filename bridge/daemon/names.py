@@ -111,6 +111,7 @@ def _write(path: Path, names: Mapping[str, Ran]) -> None:
     points.reached(points.Point.NAMES_WRITING)
     try:
         with aside.open("wb") as file:
+            points.reached(points.Point.NAMES_OPENED_ASIDE)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

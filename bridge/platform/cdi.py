@@ -267,6 +267,7 @@ def _write(path: Path, document: Mapping[str, object], *, durable: bool) -> bool
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         with aside.open("wb") as file:
             try:
+                points.reached(points.Point.CDI_OPENED_ASIDE)
                 os.fchmod(file.fileno(), _MODE)
                 file.write(content)
                 file.flush()

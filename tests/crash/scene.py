@@ -233,7 +233,9 @@ class Scene:
         return self.box.runtime.running(uid_of(pod))
 
     def check_dead(self) -> None:
-        """What was answered before the death was on disk before it, so far as there is a ledger."""
+        """What was answered before the death was on disk before it, so far as there is a ledger, and CDI files are
+        whole: the runtime reads them while nobody is there to write them again."""
+        self._check_cdi()
         with contextlib.suppress(LedgerError):
             if read_account(self.state).quarantine_of(EVERYTHING, EVERYTHING) is None:
                 early = self.handed_out() - self.booked()
@@ -256,6 +258,9 @@ class Scene:
             assert out <= booked, f"handed out and not in the ledger: {out - booked}"
         planes = [(share, resource) for plane, resource, share in out if resource in (RESOURCE, DRIVER)]
         assert len({share for share, _ in planes}) == len(planes), f"on two planes: {sorted(planes)}"
+        self._check_cdi()
+
+    def _check_cdi(self) -> None:
         entries, alive = self.cdi_entries(), self._alive()
         for info in self.box.kubelet.dra.cache.claims.values():
             for _, device in info.devices() if info.pods & alive else ():
