@@ -68,7 +68,7 @@ async def test_h4_what_is_reserved_is_let_go_when_the_claim_is_deallocated_unpre
         deallocate(node, "c")
         node.box.delete_pod("p", force=True)
         await node.lists({acc(0), acc(1)}, set())
-        assert node.holds() == []
+        await node.holds_are(set())
 
 
 async def test_h5_a_claim_that_no_pod_names_any_longer_keeps_its_device_and_that_is_told_once(
@@ -142,7 +142,7 @@ async def test_h33_h34_what_happened_to_reserved_claims_behind_a_gap_is_found_ou
         node.box.api.registry.store.compact()
         node.box.api.unavailable(False)
         await node.lists({acc(0)}, {acc(1)})
-        assert node.phases() == {acc(1): Phase.RESERVED}
+        await node.holds_are({acc(1)})
 
 
 async def test_a_restart_asks_nothing_about_claims_that_are_prepared_already() -> None:
@@ -169,7 +169,7 @@ async def test_a_reservation_outlives_a_restart_and_ends_with_its_claim() -> Non
         deallocate(node, "c")
         await node.start()
         await node.lists({acc(0), acc(1)}, set())
-        assert node.holds() == []
+        await node.holds_are(set())
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
@@ -186,6 +186,19 @@ async def test_without_the_right_to_follow_pods_claims_are_decided_on_at_prepare
         )
         node.box.create_claim("c", make.request("acc"))
         assert await node.run_pod("p", claims={"dev": "c"}) == ["/dev/crypto/acc0"]
+
+
+async def test_pods_are_listed_by_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_word, "PAGE", 2)
+    async with stage(UNBOUND, devices=5, start=False) as node:
+        for number in range(5):
+            node.claim_on(f"c{number}", acc(number))
+            stuck_pod(node, f"p{number}", f"c{number}")
+        await node.box.observe.wait("KubeletSynced")
+        before = node.box.api.requests["list", "pods"]
+        await node.start()
+        await node.lists(set(), {acc(number) for number in range(5)})
+        assert node.box.api.requests["list", "pods"] - before >= 3
 
 
 # Two-phase binding

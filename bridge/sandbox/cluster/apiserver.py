@@ -202,10 +202,18 @@ class ApiServer:
         found = self.registry.select(
             target.resource, target.namespace, request.query.get("fieldSelector", "")
         )
+        meta: Object = {"resourceVersion": str(self.registry.store.revision)}
+        if limit := int(request.query.get("limit", "0")):
+            begun, _, offset = request.query.get("continue", "").partition("/")
+            meta["resourceVersion"] = begun or meta["resourceVersion"]
+            after = int(offset or "0") + limit
+            if len(found) > after:
+                meta["continue"] = f"{meta['resourceVersion']}/{after}"
+            found = found[after - limit : after]
         return {
             "kind": f"{target.resource.kind}List",
             "apiVersion": target.resource.api_version(target.version),
-            "metadata": {"resourceVersion": str(self.registry.store.revision)},
+            "metadata": meta,
             "items": [self._shown(target, obj) for obj in found],
         }
 
