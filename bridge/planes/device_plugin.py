@@ -7,6 +7,7 @@ pod before it, and nothing else (H40).
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +30,9 @@ from deviceplugin_v1beta1 import Mount as PluginMount
 
 REST_S = 0.025
 """Between two lists: each is made, sent and read whole, and a burst of hand-outs needs only the last."""
+
+SETTLED_S = 0.25
+"""How long after a hand-out of an ID the kubelet is given to show the pod that got it, before it can have it again."""
 
 UNKNOWN_POD = "a pod of this node"
 """Allocate does not say who asks (kubelet-contract A.4)."""
@@ -62,6 +66,8 @@ class DevicePluginPlane:
         self._group = group
         self._around = around
         self._memory = Memory[tuple[IdOffer, ...]]()
+        self._turn = asyncio.Lock()
+        self._granted: dict[str, float] = {}
 
     async def devices(self) -> AsyncIterator[Sequence[PluginDevice]]:
         """Complete lists, a new one at each change that this plane shows."""
@@ -82,10 +88,19 @@ class DevicePluginPlane:
         )
 
     async def allocate(self, containers: Sequence[Sequence[str]]) -> Sequence[ContainerResponse]:
-        """Book all IDs of all containers, or none (H28); raises AllocationRefused with the reason."""
+        """Book all IDs of all containers, or none (H28); raises AllocationRefused with the reason.
+
+        One call at a time: a kubelet admits pods so, but containers that it starts anew ask beside that, and it may
+        choose the same ID for both (it gives up its lock while it asks for a preference).
+        """
+        async with self._turn:
+            return await self._allocate(containers)
+
+    async def _allocate(self, containers: Sequence[Sequence[str]]) -> Sequence[ContainerResponse]:
         started = time.perf_counter()
-        roster = self._around.roster()
         ids = [i for container in containers for i in container]
+        await self._settled(ids)
+        roster = self._around.roster()
         try:
             picks = [pick_id(roster, self._around.ledger.account, i) for i in ids]
             check_present(
@@ -103,11 +118,19 @@ class DevicePluginPlane:
         except (Unavailable, Refused, StillUsed, LedgerError) as error:
             self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error), error)
             raise AllocationRefused(str(error)) from error
+        self._granted |= dict.fromkeys(ids, asyncio.get_running_loop().time())
         for device_id, why in unproven.items():
             self._around.report.unproven(Plane.DEVICE_PLUGIN, self._group, [device_id], why)
         seconds = time.perf_counter() - started
         self._around.report.handed_out(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, seconds)
         return responses
+
+    async def _settled(self, ids: Sequence[str]) -> None:
+        """Wait until the kubelet has had time to show whom these IDs were last given to, if nobody knows that yet."""
+        account, now = self._around.ledger.account, asyncio.get_running_loop().time()
+        held = ((i, account.of_share(Plane.DEVICE_PLUGIN, self._group, i)) for i in ids)
+        begun = [self._granted.get(i, 0.0) for i, hold in held if hold is not None and not hold.holder.uid]
+        await asyncio.sleep(max(0.0, max(begun, default=0.0) + SETTLED_S - now))
 
     async def preferred(
         self, available: Sequence[str], must_include: Sequence[str], size: int

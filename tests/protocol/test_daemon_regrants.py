@@ -216,3 +216,21 @@ async def test_an_id_that_the_kubelet_forgot_while_it_was_being_allocated_goes_t
         node.box.create_pod(make.pod("second", limits={RESOURCE: 2}, node=node.box.node))
         said = (await node.box.wait_phase("second", "Failed"))["status"]["message"]
         assert re.search(rf"{acc(0)} (has just been given to|is still in use by) pod default/first", said)
+
+
+async def test_an_id_that_the_kubelet_asks_for_twice_at_once_goes_to_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container that starts anew asks beside the admission of a pod, after a lost checkpoint (H14)."""
+    allocate, beside = Endpoint.allocate, list[asyncio.Task[object]]()
+
+    async def twice(endpoint: Endpoint, ids: Iterable[str]) -> object:
+        first = asyncio.create_task(allocate(endpoint, ids))
+        beside.append(asyncio.create_task(allocate(endpoint, ids)))
+        return await first
+
+    monkeypatch.setattr(Endpoint, "allocate", twice)
+    async with stage(devices=1) as node:
+        await node.run_pod("first", limits={RESOURCE: 1})
+        with pytest.raises(EndpointError, match=r"(just been given to|still in use by) pod default/first"):
+            await beside[0]
