@@ -6,9 +6,12 @@ codes: 0 done, 1 it went wrong, 2 the command line or the configuration is wrong
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
-from bridge.cli import config, look, run, sandbox
+from bridge.cli import config, doctor, holds, ledger, look, release, run, sandbox
 
 app = typer.Typer(
     name="bridge",
@@ -18,9 +21,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config.app, name="config")
+app.add_typer(ledger.app, name="ledger")
 app.command("run")(run.run)
 app.command("discover")(look.discover)
 app.command("devices")(look.devices)
+app.command("holds")(holds.holds)
+app.command("explain")(holds.explain)
+app.command("release")(release.release)
+app.command("doctor")(doctor.doctor)
 app.command("sandbox")(sandbox.sandbox)
 
 
@@ -36,5 +44,13 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. Whatever goes wrong is a line, not a traceback, unless `BRIDGE_DEBUG` is set."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("BRIDGE_DEBUG"):
+            raise
+        typer.echo(
+            f"bridge: unexpected {type(error).__name__}: {error} (BRIDGE_DEBUG=1 tells where)", err=True
+        )
+        sys.exit(1)

@@ -32,9 +32,19 @@ class Output(enum.StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", help="table for people, json or yaml for programs.")
+]
+KubeconfigOption = Annotated[
+    Path | None,
+    typer.Option(envvar="KUBECONFIG", help="How to reach the API server; in a pod its ServiceAccount does."),
+]
+NodeNameOption = Annotated[
+    str, typer.Option(envvar="NODE_NAME", help="Name of this Node; the host name if not given.")
+]
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -64,9 +74,9 @@ def roots(dev: Path, sys: Path) -> Roots:
 def show(
     output: Output, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], empty: str
 ) -> None:
-    """Print rows: all their fields as JSON, or those of `columns` (field to heading) as a table."""
-    if output is Output.JSON:
-        typer.echo(json.dumps(list(rows), indent=2, default=str))
+    """Print rows: all their fields for programs, or those of `columns` (field to heading) as a table."""
+    if output is not Output.TABLE:
+        dump(output, list(rows))
         return
     if not rows:
         typer.echo(empty)
@@ -83,6 +93,16 @@ def show(
     for row in rows:
         table.add_row(*(_cell(row.get(field)) for field in columns))
     console.print(table)
+
+
+def dump(output: Output, value: object) -> None:
+    """Print a value for programs."""
+    text = json.dumps(value, indent=2, default=str)
+    if output is Output.YAML:
+        import yaml
+
+        text = yaml.safe_dump(json.loads(text), sort_keys=False).rstrip("\n")
+    typer.echo(text)
 
 
 def _cell(value: object) -> str:

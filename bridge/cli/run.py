@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, DevRootOption, SysRootOption, load_config
+from bridge.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    DevRootOption,
+    KubeconfigOption,
+    NodeNameOption,
+    SysRootOption,
+    load_config,
+)
 
 LEAN_PYTHON = ("-OO", "-X", "no_debug_ranges")
 """Without docstrings and the columns of tracebacks: 2 MiB. Nothing in the daemon depends on an assert."""
@@ -21,15 +29,8 @@ LEAN_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
-    node_name: Annotated[
-        str, typer.Option(envvar="NODE_NAME", help="Name of this Node; the host name if not given.")
-    ] = "",
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="KUBECONFIG", help="How to reach the API server; in a pod its ServiceAccount does."
-        ),
-    ] = None,
+    node_name: NodeNameOption = "",
+    kubeconfig: KubeconfigOption = None,
     dev_root: DevRootOption = Path("/dev"),
     sys_root: SysRootOption = Path("/sys"),
     log_format: Annotated[

@@ -13,7 +13,7 @@ from bridge.daemon.sources import Sources
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Reconciler
 from bridge.ledger.store import LedgerError
-from bridge.planes.explain import NotFound, Target, explain, find, hold_row
+from bridge.planes.explain import NotFound, Target, explain, find, hold_row, rows
 from bridge.planes.healing import Healing
 from bridge.planes.release import StillUsed, release, witnesses
 from bridge.planes.report import Report
@@ -46,11 +46,7 @@ class Controls:
         }
 
     async def _holds(self, request: Mapping[str, Any]) -> object:
-        account = self.ledger.account
-        return [
-            hold_row(hold, account.quarantine_of(hold.group, hold.device), self.reconciler.evidence)
-            for hold in account
-        ]
+        return rows(self.ledger.account, self.reconciler.evidence)
 
     async def _explain(self, request: Mapping[str, Any]) -> object:
         target = self._target(request)

@@ -198,14 +198,20 @@ def records(db: sqlite3.Connection) -> tuple[Record, ...]:
     return tuple(Record(*row) for row in db.execute("SELECT at, what, who, text FROM records ORDER BY id"))
 
 
+def noted_boot(db: sqlite3.Connection) -> str:
+    """The machine's boot ID at the last opening; empty if there was none."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+    return str(row[0]) if row else ""
+
+
 def exchange_boot(db: sqlite3.Connection, boot: str) -> str:
     """Note the machine's boot ID; the one noted before, empty if there was none."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
-    if row is None or row[0] != boot:
+    before = noted_boot(db)
+    if before != boot:
         points.reached(points.Point.LEDGER_BOOT_NOTING)
         db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
         points.reached(points.Point.LEDGER_BOOT_NOTED)
-    return str(row[0]) if row else ""
+    return before
 
 
 _SELECT_HOLDS = (

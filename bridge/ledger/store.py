@@ -19,7 +19,16 @@ from urllib.parse import quote
 
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Change, PutQuarantine, Quarantine, Record
-from bridge.ledger.rows import SCHEMA_VERSION, create, exchange_boot, load, migrate, records, write
+from bridge.ledger.rows import (
+    SCHEMA_VERSION,
+    create,
+    exchange_boot,
+    load,
+    migrate,
+    noted_boot,
+    records,
+    write,
+)
 from dra_v1 import points
 
 T = TypeVar("T")
@@ -143,6 +152,51 @@ def read_account(folder: Path) -> Account:
 def read_records(folder: Path) -> tuple[Record, ...]:
     """What was done by force to a state folder's ledger, oldest first. Raises as `read_account` does."""
     return _read(folder, records)
+
+
+def read_boot(folder: Path) -> str:
+    """The machine's boot ID when a state folder's ledger was opened last. Raises as `read_account` does."""
+    return _read(folder, noted_boot)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A ledger that is sound.
+
+    Attributes:
+        path: the file.
+        schema: its version.
+        holds, parts, claims, quarantines, records: how many there are.
+        set_aside: names of damaged ones that were kept beside it.
+    """
+
+    path: Path
+    schema: int
+    holds: int
+    parts: int
+    claims: int
+    quarantines: int
+    records: int
+    set_aside: tuple[str, ...]
+
+
+def examine(folder: Path) -> Examined:
+    """Look whether a state folder's ledger is sound, row by row. Raises as `read_account` does."""
+    account, kept = read_account(folder), read_records(folder)
+    (schema,) = _read(folder, lambda db: db.execute("PRAGMA user_version").fetchone())
+    damaged = sorted(
+        path.name for path in folder.glob("ledger.db.damaged-*") if not path.name.endswith(("-wal", "-shm"))
+    )
+    return Examined(
+        folder / "ledger.db",
+        schema,
+        len(account),
+        len({use.part for hold in account for use in hold.uses}),
+        len(account.prepared_claims()),
+        len(account.quarantines()),
+        len(kept),
+        tuple(damaged),
+    )
 
 
 def _read(folder: Path, ask: Callable[[sqlite3.Connection], T]) -> T:

@@ -222,6 +222,22 @@ def _free(device: Device, roster: Roster, account: Account) -> str:
     return f"free: {free} of {device.shares} {device.share_unit}" if device.shareable else "free"
 
 
+def rows(account: Account, evidence: Mapping[int, str]) -> list[dict[str, object]]:
+    """Every hold and every quarantine as a row, in order of group, device and age."""
+    found = [hold_row(h, account.quarantine_of(h.group, h.device), evidence) for h in account]
+    found += [
+        {
+            "group": quarantine.group,
+            "device": quarantine.device,
+            "state": "quarantined",
+            "since": clock(quarantine.since),
+            "evidence": quarantine.reason,
+        }
+        for quarantine in account.quarantines()
+    ]
+    return sorted(found, key=lambda row: (str(row["group"]), str(row["device"]), str(row["since"])))
+
+
 def hold_row(hold: Hold, quarantine: Quarantine | None, evidence: Mapping[int, str]) -> dict[str, object]:
     """One hold as a row; `evidence`: what keeps it from ending, by hold, as far as a daemon knows."""
     return {

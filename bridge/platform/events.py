@@ -183,7 +183,7 @@ class Events:
         """Say something of an object; returns at once, and never raises."""
         if self._api is None:
             return
-        text = _Text(about, reason, _cut(message), warning)
+        text = _Text(about, reason, message, warning)
         told = self._told.get(text)
         if told is not None and self._clock() - told.at < SAME_S:
             told.count += 1
@@ -252,20 +252,21 @@ class Events:
         if told.name:
             news = {"count": told.count, "lastTimestamp": now}
             with contextlib.suppress(NotFound):  # events live for an hour
-                await self._api.patch(_path(text.about, told.name), news)
+                await self._api.patch(events_path(text.about, told.name), news)
                 repeated = True
         if not repeated:
             body = event(
                 text.about, text.reason, text.message, warning=text.warning, node=self._node, now=now
             )
-            await self._api.create(_path(text.about), {**body, "count": told.count})
+            await self._api.create(events_path(text.about), {**body, "count": told.count})
             told.name = str(body["metadata"]["name"])
         points.reached(points.Point.EVENT_POSTED)
         self._counted("repeated" if repeated else "posted")
 
 
-def event(about: ObjectRef, reason: str, message: str, *, warning: bool, node: str, now: str) -> Json:
+def event(about: ObjectRef, reason: str, message: str, *, warning: bool, node: str, now: str = "") -> Json:
     """An Event of the core API, under a name of its own. Events on objects of the cluster are in `default`."""
+    now, message = now or _now(), _cut(message)
     involved: Mapping[str, str] = {
         "apiVersion": about.api_version,
         "kind": about.kind,
@@ -296,7 +297,8 @@ def _name(about: ObjectRef, reason: str, message: str) -> str:
     return f"{about.name[:_NAME_LIMIT].rstrip('.-')}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _path(about: ObjectRef, name: str = "") -> str:
+def events_path(about: ObjectRef, name: str = "") -> str:
+    """Path of the events on an object, or of one."""
     path = f"/api/v1/namespaces/{about.namespace or 'default'}/events"
     return f"{path}/{name}" if name else path
 

@@ -1,0 +1,244 @@
+"""`bridge doctor`: is what the daemon needs there on this node, and how to mend what is not. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bridge.cli.client import NoDaemon, ask
+from bridge.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    KubeconfigOption,
+    Output,
+    OutputOption,
+    load_config,
+    show,
+)
+
+if TYPE_CHECKING:
+    from bridge.config import Config
+    from dra_v1.kube import KubeApi
+
+RIGHTS = (
+    ("", "nodes", "get", "slices name the Node's UID as their owner"),
+    ("", "pods", "list", "reserves devices before the kubelet asks; proves that pods have ended"),
+    ("", "pods", "watch", "reserves devices before the kubelet asks"),
+    ("", "events", "create", "tells refusals and quarantines"),
+    ("", "events", "patch", "tells repeats of them"),
+    ("resource.k8s.io", "resourceclaims", "get", "Prepare reads the claim"),
+    ("resource.k8s.io", "resourceclaims", "watch", "follows claims that are not yet allocated or prepared"),
+    ("resource.k8s.io", "resourceclaims/status", "patch", "two-phase binding"),
+    *(
+        ("resource.k8s.io", "resourceslices", verb, "offers devices through DRA")
+        for verb in ("get", "list", "watch", "create", "update", "delete")
+    ),
+)
+"""What the daemon asks of the API server, as kustomize/base/rbac.yaml grants it: group, resource, verb, what for."""
+
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: what.
+        ok: whether it is as it should be.
+        found: what was seen.
+        mend: what to do; empty where nothing has to be done.
+    """
+
+    check: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return "ok" if self.ok else "WRONG"
+
+
+def doctor(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+    kubeconfig: KubeconfigOption = None,
+) -> None:
+    """Look at the daemon, its ledger, its sources of evidence, its rights and its folders; each with how to mend it.
+
+    Exit 0: all is well; 1: something is not; 2: the configuration is wrong.
+
+    Example: bridge doctor --config config.yaml
+    """
+    findings = asyncio.run(examine(load_config(config), kubeconfig))
+    rows = [{**asdict(one), "verdict": one.verdict} for one in findings]
+    columns = {"verdict": "VERDICT", "check": "CHECK", "found": "FOUND", "mend": "MEND"}
+    show(output, columns, rows, "nothing was looked at")
+    if not all(one.ok for one in findings):
+        raise typer.Exit(1)
+
+
+async def examine(config: Config, kubeconfig: Path | None) -> list[Finding]:
+    """Look at everything."""
+    found = [_ledger(config)]
+    try:
+        health: dict[str, Any] = ask(config.daemon.state_dir, "health")
+    except NoDaemon as error:
+        found.append(
+            Finding("daemon", False, str(error), "start it: `bridge run`; its log says why it ended")
+        )
+        found += await _sources(config)
+    else:
+        wrong = "; ".join(health["wrong"])
+        mend = "see its log and the findings below" if wrong else ""
+        found.append(Finding("daemon", not wrong, wrong or "serves, and is ready", mend))
+        found += [_source(one) for one in health["sources"]]
+    found += _folders(config)
+    return [*found, *await _rights(config, kubeconfig)]
+
+
+def _ledger(config: Config) -> Finding:
+    from bridge.ledger.store import LedgerError, examine
+
+    try:
+        found = examine(config.daemon.state_dir)
+    except LedgerError as error:
+        return Finding("ledger", False, str(error), "see `bridge ledger check`")
+    return Finding(
+        "ledger", True, f"{found.holds} holds, {found.quarantines} quarantines, schema {found.schema}"
+    )
+
+
+_MEND = {
+    "kubelet": "is the kubelet running, and daemon.kubeletRoot its folder?",
+    "podresources": "mount the kubelet's pod-resources folder; look into the kubelet's log",
+    "checkpoint": "mount the kubelet's device-plugins folder; a damaged checkpoint is the kubelet's to mend",
+    "runtime": "set daemon.criSocket to the container runtime's socket and mount it",
+    "pods": "give the daemon the rights of kustomize/base/rbac.yaml, and a way to the API server",
+    "in-use probe": "see the error",
+}
+
+
+def _source(health: dict[str, Any]) -> Finding:
+    """One source as the daemon has it: what its absence costs, in its own words."""
+    name, available = str(health["name"]), health["available"]
+    if available is None:
+        return Finding(f"evidence: {name}", True, "was not needed yet")
+    if available:
+        return Finding(f"evidence: {name}", True, "answers")
+    if name == "kubelet" and "began less than" in health["error"]:
+        return Finding(f"evidence: {name}", True, f"{health['error']}: until then {health['without']}")
+    found = f"{health['error']}: {health['without']}"
+    return Finding(f"evidence: {name}", False, found, _MEND.get(name, ""))
+
+
+async def _sources(config: Config) -> list[Finding]:
+    """The sources asked here and now, for there is no daemon to ask."""
+    from bridge.platform import checkpoint
+    from bridge.platform.cri import USUAL_SOCKETS, CriClient
+    from bridge.platform.endpoint import Unavailable
+    from bridge.platform.podresources import PodResourcesClient
+
+    daemon = config.daemon
+    podresources = PodResourcesClient(daemon.kubelet_root / "pod-resources" / "kubelet.sock")
+    runtime = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
+    try:
+        listed, version = await podresources.list(), await runtime.version()
+    finally:
+        await podresources.close()
+        await runtime.close()
+    noted = checkpoint.read(daemon.kubelet_root / "device-plugins" / checkpoint.NAME)
+    said = {
+        "podresources": listed.reason if isinstance(listed, Unavailable) else "",
+        "checkpoint": noted.reason if isinstance(noted, checkpoint.Damaged) else "",
+        "runtime": version.reason if isinstance(version, Unavailable) else "",
+    }
+    return [
+        Finding(f"evidence: {name}", not wrong, wrong or "answers", _MEND[name] if wrong else "")
+        for name, wrong in said.items()
+    ]
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    daemon = config.daemon
+    cdi = "make it, and mount it where the container runtime reads it (containerd: cdi_spec_dirs)"
+    kubelet = "mount the kubelet's folder; is daemon.kubeletRoot right?"
+    for what, folder, mend in (
+        ("CDI folder", daemon.cdi.static_dir, cdi),
+        ("CDI folder for claims", daemon.cdi.dynamic_dir, cdi),
+        ("state folder", daemon.state_dir, "make it writable; it has to outlast the daemon's pod"),
+        ("kubelet: plugin registry", daemon.kubelet_root / "plugins_registry", kubelet),
+        ("kubelet: device plugins", daemon.kubelet_root / "device-plugins", kubelet),
+    ):
+        wrong = _unwritable(folder)
+        yield Finding(what, not wrong, wrong or f"{folder} can be written", mend if wrong else "")
+    if any(group.registration.value == "legacy" for group in config.groups):
+        path = daemon.kubelet_root / "device-plugins" / "kubelet.sock"
+        there = path.is_socket()
+        found, mend = (
+            (f"{path} is there", "") if there else (f"{path} is not there", "is the kubelet running?")
+        )
+        yield Finding("kubelet: registration socket", there, found, mend)
+
+
+def _unwritable(folder: Path) -> str:
+    """Why a folder cannot be written; one that is yet to be made is judged by what it will be made in."""
+    existing = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written by this user"
+
+
+async def _rights(config: Config, kubeconfig: Path | None) -> list[Finding]:
+    from dra_v1.kube import KubeApi
+    from dra_v1.kube_config import KubeConfigError
+
+    try:
+        api = KubeApi.from_kubeconfig(kubeconfig) if kubeconfig else KubeApi.in_cluster()
+    except KubeConfigError as error:
+        needed = [group.name for group in config.groups if group.mode.value != "device-plugin"]
+        mend = "run it in the daemon's pod, or give --kubeconfig" if needed else ""
+        return [Finding("API server", not needed, f"not asked: {error}", mend)]
+    async with api:
+        return await rights(api)
+
+
+async def rights(api: KubeApi) -> list[Finding]:
+    """Ask the API server for each right that the daemon needs."""
+    from dra_v1.kube_errors import ApiError
+
+    answers = await asyncio.gather(*(_may(api, *right[:3]) for right in RIGHTS), return_exceptions=True)
+    errors = [one for one in answers if isinstance(one, BaseException)]
+    for error in errors:
+        if not isinstance(error, ApiError):
+            raise error
+    if errors:
+        return [
+            Finding("API server", False, str(errors[0]), "is the kubeconfig right, and the server reachable?")
+        ]
+    missing = [right for right, yes in zip(RIGHTS, answers, strict=True) if not yes]
+    mend = "apply kustomize/base/rbac.yaml, and run the daemon with its ServiceAccount"
+    findings = [
+        Finding(f"right: {verb} {resource}", False, f"missing; it {what}", mend)
+        for _, resource, verb, what in missing
+    ]
+    if not missing:
+        findings = [Finding("API rights", True, f"all {len(RIGHTS)} of them")]
+    return [Finding("API server", True, api.server), *findings]
+
+
+async def _may(api: KubeApi, group: str, resource: str, verb: str) -> bool:
+    plain, _, sub = resource.partition("/")
+    wanted = {"group": group, "resource": plain, "subresource": sub, "verb": verb}
+    spec = {"resourceAttributes": {key: value for key, value in wanted.items() if value}}
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
+    answer = await api.create(REVIEWS, body)
+    return bool((answer.get("status") or {}).get("allowed"))
