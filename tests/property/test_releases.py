@@ -7,7 +7,7 @@ end, and the API server, which says that it ended only then, or when somebody de
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
@@ -79,14 +79,15 @@ class World:
 def worlds(draw: st.DrawFn) -> World:
     """A pod's containers end at most its grace period after it was deleted, by force or not. The kubelet may forget
     what it has at any time: its checkpoint was lost (H14)."""
-    ends = draw(st.floats(0, 2000))
-    grace = draw(st.floats(0, UNKNOWN_GRACE_S))
+    ends = draw(st.floats(0, 10_000))
+    grace = draw(st.one_of(st.sampled_from([30.0, UNKNOWN_GRACE_S]), st.floats(0, UNKNOWN_GRACE_S)))
     known = draw(st.booleans())
+    earliest = max(0.0, ends - grace)
     return World(
         ends=ends,
         unlisted=draw(st.floats(0, ends)),
-        unnoted=draw(st.floats(0, ends + 500)),
-        deleted=draw(st.floats(max(0, ends - grace), ends + 500)),
+        unnoted=draw(st.one_of(st.just(0.0), st.floats(0, ends + 500))),
+        deleted=draw(st.one_of(st.just(earliest), st.floats(earliest, ends + 500))),
         grace=grace,
         grace_known=known,
         uid_known=draw(st.booleans()),
@@ -111,14 +112,20 @@ def looks(steps: list[float]) -> list[float]:
     return moments
 
 
-steps = st.lists(st.floats(0.5, 400), min_size=1, max_size=60)
-masks = st.sets(st.sampled_from(sorted(MASKS)))
+steps = st.one_of(
+    st.lists(st.floats(0.5, 400), min_size=1, max_size=60),
+    st.floats(0.5, 400).map(lambda pause: [pause] * 60),
+)
+BLIND = frozenset({"runtime", "the device's own word"})
+"""Nobody sees the containers themselves: the hardest case, and the only one in which something is released."""
+
+masks = st.one_of(st.just(BLIND), st.sets(st.sampled_from(sorted(MASKS))))
 
 
 @settings(max_examples=400)
 @given(worlds(), steps, masks)
 def test_no_hold_ends_while_its_containers_run_whatever_sources_are_missing(
-    world: World, pauses: list[float], missing: set[str]
+    world: World, pauses: list[float], missing: Set[str]
 ) -> None:
     sightings = []
     for now in looks(pauses):
@@ -133,7 +140,7 @@ def test_no_hold_ends_while_its_containers_run_whatever_sources_are_missing(
 @settings(max_examples=400)
 @given(worlds(), steps, st.lists(masks, min_size=60, max_size=60), st.sampled_from(Phase))
 def test_a_missing_source_never_releases_earlier_than_the_whole_set(
-    world: World, pauses: list[float], missing: list[set[str]], phase: Phase
+    world: World, pauses: list[float], missing: list[Set[str]], phase: Phase
 ) -> None:
     """Sources come and go from look to look."""
     whole = [world.at(now) for now in looks(pauses)]
@@ -149,7 +156,7 @@ def test_a_missing_source_never_releases_earlier_than_the_whole_set(
 
 @given(worlds(), steps, masks, st.data())
 def test_a_release_that_may_be_stays_allowed_as_time_goes_on(
-    world: World, pauses: list[float], missing: set[str], data: st.DataObject
+    world: World, pauses: list[float], missing: Set[str], data: st.DataObject
 ) -> None:
     """Monotone in time: more agreeing sightings never take a release back."""
     hold = world.hold(Phase.HELD)
@@ -168,8 +175,8 @@ def test_a_release_that_may_be_stays_allowed_as_time_goes_on(
             assert may_release(hold, absence, now + later, GRACE), "and age alone takes none back"
 
 
-@given(worlds(), st.floats(0, 5000), masks)
-def test_one_look_releases_nothing(world: World, now: float, missing: set[str]) -> None:
+@given(worlds(), st.floats(0, 15_000), masks)
+def test_one_look_releases_nothing(world: World, now: float, missing: Set[str]) -> None:
     sighting = world.at(now)
     for name in missing:
         sighting = MASKS[name](sighting)
@@ -179,7 +186,7 @@ def test_one_look_releases_nothing(world: World, now: float, missing: set[str]) 
 
 @given(worlds(), steps, masks)
 def test_h13_a_kubelet_that_has_only_just_started_releases_nothing(
-    world: World, pauses: list[float], missing: set[str]
+    world: World, pauses: list[float], missing: Set[str]
 ) -> None:
     sightings = []
     for now in looks(pauses):
