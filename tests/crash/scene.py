@@ -235,7 +235,7 @@ class Scene:
     def check_dead(self) -> None:
         """What was answered before the death was on disk before it, so far as there is a ledger, and CDI files are
         whole: the runtime reads them while nobody is there to write them again."""
-        self._check_cdi()
+        self.cdi_entries()
         with contextlib.suppress(LedgerError):
             if read_account(self.state).quarantine_of(EVERYTHING, EVERYTHING) is None:
                 early = self.handed_out() - self.booked()
