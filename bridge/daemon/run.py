@@ -110,7 +110,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             report,
         )
         stack.push_async_callback(healing.stop)
-        early = _early_word(config, settings, resources, ledger, deallocations, budget, report, metrics)
+        early = _early_word(
+            config, settings, resources, ledger, deallocations, budget, report, metrics, reconciler
+        )
         if early is not None:
             healing.known = early
         context = Context(
@@ -229,6 +231,7 @@ def _early_word(
     budget: Budget,
     report: Report,
     metrics: Metrics,
+    reconciler: Reconciler,
 ) -> EarlyWord | None:
     if resources is None:
         return None
@@ -237,6 +240,7 @@ def _early_word(
         tools,
         [group.name for group in config.groups],
         lambda whose, yes: metrics.early_word.labels(whose).set(yes),
+        reconciler.pod_ended,
     )
     metrics.watches.set_function(lambda: early.watches.open)
     return early

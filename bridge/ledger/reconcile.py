@@ -37,6 +37,9 @@ SETTLED_S = 5.0
 """Pauses between looks: after a hand-out, while a hold is unmatched or absent, while all are seen in use.
 podresources is limited to a look a second or so (kubelet-contract A.8)."""
 
+OFTEN_S = 5.0
+"""After the end of a pod: its sandbox goes a moment later than its containers."""
+
 
 class Ended(Protocol):
     """Told of each hold that ended."""
@@ -91,6 +94,7 @@ class Reconciler:
         self._evidence: dict[int, str] = {}
         self._looked_whole = False
         self._wake = asyncio.Event()
+        self._often_until = 0.0
         ledger.subscribe(lambda _: self._wake.set())
 
     @property
@@ -101,6 +105,11 @@ class Reconciler:
     async def take_up(self) -> None:
         """At start, before anything is offered: take up what the kubelet has and the ledger lacks (E.7, H18)."""
         await self._doubts.settle(await self._look())
+
+    def pod_ended(self) -> None:
+        """Some pod of this node has ended or is about to be gone: look soon, and often until the runtime is done."""
+        self._often_until = time.monotonic() + OFTEN_S
+        self._wake.set()
 
     def wake(self) -> None:
         """Look soon: something has changed that no hold tells of."""
@@ -134,8 +143,9 @@ class Reconciler:
         undecided = not self._looked_whole or any(
             h.phase is Phase.GRANTED or h.id in self._absences for h in holds
         )
-        known = {h.id for h in holds}
-        ends = time.monotonic() + (UNDECIDED_S if undecided else SETTLED_S)
+        known, often_until = {h.id for h in holds}, self._often_until
+        often = undecided or time.monotonic() < often_until
+        ends = time.monotonic() + (UNDECIDED_S if often else SETTLED_S)
         while (left := ends - time.monotonic()) > 0:
             self._wake.clear()
             try:
@@ -143,7 +153,8 @@ class Reconciler:
                     await self._wake.wait()
             except TimeoutError:
                 return
-            if any(h.id not in known for h in self._holds()):
+            ended = self._often_until > often_until and not often
+            if ended or any(h.id not in known for h in self._holds()):
                 await asyncio.sleep(SOON_S)
                 return
 

@@ -19,7 +19,7 @@ from bridge.ledger.holds import ClaimHolder, Phase, Plane
 from bridge.planes.claims import decode
 from bridge.planes.pursuit import Look, Pursuit, Watches
 from bridge.planes.reservations import Outcome, Part, Reservations, Tools
-from bridge.planes.words import Key, Place, PodRef, Pods, Sight, followed, prune, read_pod
+from bridge.planes.words import Key, Place, PodRef, Pods, Sight, followed, has_ended, prune, read_pod
 from bridge.platform.pulse import Pulse
 from dra_v1.follow import Changed, Followed, Listed, Lost, follow
 from dra_v1.kube import ApiError, Forbidden, Invalid, NotFound
@@ -65,17 +65,25 @@ class EarlyWord:
         tools: what reserving works with.
         groups: names of all groups, those in which nothing is reserved now among them.
         watching: told, by kind of object, whether it can be followed.
+        pod_ended: called when a pod of this node has ended or is gone.
 
     Attributes:
         watches: on single claims.
     """
 
-    def __init__(self, tools: Tools, groups: Collection[str], watching: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        groups: Collection[str],
+        watching: Callable[[str, bool], None],
+        pod_ended: Callable[[], None],
+    ) -> None:
         self.watches = Watches(tools.resources, tools.budget)
         self._tools = tools
         self._node_name = tools.pool  # a node's pool has its name
         self._groups = groups
         self._watching = watching
+        self._pod_ended = pod_ended
         self._reservations = Reservations(tools)
         self._pods = Pods()
         self._seen: dict[Key, Seen] = {}
@@ -203,10 +211,13 @@ class EarlyWord:
                     self._listed = True
                     touched -= self._already_prepared(touched)
                 self._touch(touched)
-            case Changed(event) if event.type == "DELETED":
-                self._touch(self._pods.drop(place, str(event.object["metadata"]["uid"])))
             case Changed(event):
-                self._touch(self._pods.put(place, read_pod(event.object)))
+                gone = event.type == "DELETED"
+                if place is Place.OWN and (gone or has_ended(event.object)):
+                    self._pod_ended()
+                uid = str(event.object["metadata"]["uid"])
+                pods = self._pods
+                self._touch(pods.drop(place, uid) if gone else pods.put(place, read_pod(event.object)))
             case Lost(error):
                 self._lost(place, error)
 

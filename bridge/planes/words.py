@@ -64,11 +64,16 @@ def prune(pod: Json) -> Json:
     }
 
 
+def has_ended(pod: Json) -> bool:
+    """Whether none of a pod's containers will run again."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
 def read_pod(pod: Json) -> Pod:
     """Which claims a pod names. One whose claim is yet to be made from a template names it later."""
     meta, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     claims: dict[str, bool] = {}
-    if status.get("phase") not in ("Succeeded", "Failed"):
+    if not has_ended(pod):
         extended = (status.get("extendedResourceClaimStatus") or {}).get("resourceClaimName")
         if extended:
             claims[str(extended)] = False

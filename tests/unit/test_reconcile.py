@@ -303,3 +303,24 @@ async def test_a_look_tells_nothing_of_what_was_handed_out_after_it_began(bench:
     await bench.ledger.grant([pick("acc0")])
     await bench.reconciler.act_on(replace(QUIET, listed={(RESOURCE, "acc0"): POD}), before)
     assert bench.held() == {"acc0": (Phase.GRANTED, "a pod not yet identified")}
+
+
+async def test_the_end_of_a_pod_is_looked_at_soon_and_until_the_runtime_is_done_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause, seconds in (("SOON_S", 0.0), ("UNDECIDED_S", 0.0), ("SETTLED_S", 3600.0)):
+        monkeypatch.setattr(f"bridge.ledger.reconcile.{pause}", seconds)
+    await bench.ledger.grant([pick("acc0")])
+    running = replace(QUIET, listed={(RESOURCE, "acc0"): POD}, live=LIVE)
+    bench.script.then(running)
+    task = asyncio.create_task(bench.reconciler.run())
+    async with asyncio.timeout(10):
+        while bench.held()["acc0"][0] is not Phase.HELD:
+            await asyncio.sleep(0)
+        # Its sandbox is still there at the first look after its end.
+        bench.script.then(replace(running, listed={}, at=1), replace(QUIET, at=2), replace(QUIET, at=3))
+        bench.reconciler.pod_ended()
+        await bench.releases.told.wait()
+    assert bench.releases.seen == ["acc0"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
