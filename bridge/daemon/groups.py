@@ -80,8 +80,7 @@ class GroupRunner:
         return self
 
     async def offer(self) -> None:
-        """Serve the device plugin plane, once the rebuild has shown what it has out."""
-        await self._context.rebuilt.wait()
+        """Serve the device plugin plane; only after the rebuild is it known whether it has anything out."""
         if self._context.rosters.serves(self._group, Plane.DEVICE_PLUGIN):
             await self._serve_device_plugin(self._stack)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.daemon.checks import Checks
+from bridge.daemon.rivals import Rivals
 from bridge.ledger.holds import Plane
 from bridge.sandbox import make
 from bridge.sandbox.daemon import DaemonProcess
@@ -103,17 +104,18 @@ async def test_h19_a_driver_that_registers_in_our_name_closes_the_group_until_it
 
 @pytest.mark.parametrize("kind", ["DRAPlugin", "DevicePlugin"])
 async def test_h19_a_driver_that_was_there_first_is_found_before_anything_is_offered(
-    brief: None, kind: str
+    brief: None, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     async with stage(start=False) as node:
         await node.box.observe.wait("KubeletSynced")
+        # What is found later is no matter here.
+        monkeypatch.setattr(Rivals, "follow", lambda rivals: asyncio.Event().wait())
         async with beside(foreign(node, kind, node.box.paths.plugins)):
             await node.start()
             assert all(d["healthy"] == 0 for d in _lists(node))
             await node.offers()
             said = await node.log.wait("quarantined")
             assert (said["group"], said["device"]) == ("acc", "*")
-        await node.offers(acc(0), acc(1))
 
 
 def _lists(node: Node) -> list[dict[str, Any]]:
