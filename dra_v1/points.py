@@ -48,9 +48,12 @@ class Point(StrEnum):
 
     # The control socket
     CONTROL_BINDING = auto()
+    CONTROL_BOUND_ASIDE = auto()
     CONTROL_BOUND = auto()
     CONTROL_ANSWER = auto()
+    CONTROL_ANSWERED = auto()
     CONTROL_REMOVING = auto()
+    CONTROL_REMOVED = auto()
 
     # Unix sockets of both libraries, and registration
     SOCKET_FOLDER_MAKING = auto()

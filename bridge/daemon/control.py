@@ -60,6 +60,7 @@ class ControlSocket:
         for stale in (aside, self.path):
             stale.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._connected, aside, limit=LINE)
+        points.reached(points.Point.CONTROL_BOUND_ASIDE)
         aside.chmod(0o600)
         aside.rename(self.path)
         points.reached(points.Point.CONTROL_BOUND)
@@ -77,6 +78,7 @@ class ControlSocket:
         points.reached(points.Point.CONTROL_REMOVING)
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+        points.reached(points.Point.CONTROL_REMOVED)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer), name="control")
@@ -90,6 +92,7 @@ class ControlSocket:
                 points.reached(points.Point.CONTROL_ANSWER)
                 writer.write(answer)
                 await writer.drain()
+                points.reached(points.Point.CONTROL_ANSWERED)
         except (OSError, ValueError):  # it went away, or sent a line without end
             pass
         finally:

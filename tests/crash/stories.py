@@ -5,6 +5,7 @@ begun, in the course of which the daemon dies; and how it goes on once the daemo
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
@@ -190,15 +191,26 @@ async def operator_looks(scene: Scene) -> Telling:
     await _held_on_both(scene)
     await scene.calms()
     yield
-
-    async def call() -> None:
-        reader, writer = await asyncio.open_unix_connection(scene.state / control.NAME)
-        writer.write(b'{"do": "holds"}\n')
-        await reader.readline()
-        writer.close()
-
-    scene.ask(call())
+    scene.ask(_control(scene, {"do": "holds"}))
     yield
+
+
+async def operator_releases(scene: Scene) -> Telling:
+    """Somebody on the node releases by force what was handed out to a pod that never came."""
+    await scene.serve()
+    await scene.calms()
+    await scene.box.kubelet.devices.endpoints[RESOURCE].allocate(["crypto-acc0"])
+    yield
+    request = {"do": "release", "device": "crypto-acc0", "force": True, "who": "somebody", "why": "no pod"}
+    scene.ask(_control(scene, request))
+    yield
+
+
+async def _control(scene: Scene, request: dict[str, object]) -> None:
+    reader, writer = await asyncio.open_unix_connection(scene.state / control.NAME)
+    writer.write(json.dumps(request).encode() + b"\n")
+    await reader.readline()
+    writer.close()
 
 
 async def _held_on_both(scene: Scene) -> None:

@@ -27,11 +27,11 @@ LEFTOVERS = Story(tell.starts_with_leftovers)
 REGROUPED = Story(tell.starts_with_another_group, (ACC, NX))
 OLD_LEDGER = Story(tell.starts_with_an_old_ledger)
 DAMAGED, LOST = Story(tell.starts_with_a_damaged_ledger), Story(tell.starts_with_a_lost_ledger)
-LOOKED_AT = Story(tell.operator_looks)
+LOOKED_AT, RELEASED = Story(tell.operator_looks), Story(tell.operator_releases)
 STOPS, UNPLUG, STRAY = Story(tell.stops), Story(tell.device_goes_and_comes), Story(tell.slice_is_left_over)
 
 PLANES = {
-    **dict.fromkeys((POD_STARTS, POD_ENDS, POD_REFUSED, PRE_START, FIRST_LEGACY), DP),
+    **dict.fromkeys((POD_STARTS, POD_ENDS, POD_REFUSED, PRE_START, FIRST_LEGACY, RELEASED), DP),
     **dict.fromkeys(
         (
             CLAIM_STARTS,
@@ -116,9 +116,10 @@ VISITS = [
     # Events
     *_visits("EVENT_POSTING EVENT_POSTED", POD_REFUSED, CLAIM_REFUSED),
     # The control socket
-    *_visits("CONTROL_BINDING CONTROL_BOUND", FIRST, RESTART),
-    *_visits("CONTROL_ANSWER", LOOKED_AT),
-    *_visits("CONTROL_REMOVING", STOPS),
+    *_visits("CONTROL_BINDING CONTROL_BOUND_ASIDE CONTROL_BOUND", FIRST, RESTART),
+    *_visits("CONTROL_ANSWER CONTROL_ANSWERED", LOOKED_AT),
+    *_visits("LEDGER_COMMITTING LEDGER_COMMITTED CONTROL_ANSWER", RELEASED),
+    *_visits("CONTROL_REMOVING CONTROL_REMOVED", STOPS),
     # Claims and slices
     *_visits("CLAIM_STATUS_APPLYING CLAIM_STATUS_APPLIED", CLAIM_STARTS, CLAIM_REFUSED),
     *_visits("SLICE_CREATING SLICE_CREATED", FIRST),
