@@ -78,7 +78,7 @@ def release(
     try:
         done = ask(loaded.daemon.state_dir, "release", **asked)
     except NoDaemon as error:
-        typer.echo(f"bridge: {error}; the ledger is changed without it", err=True)
+        typer.echo(f"bridge: {error}; the ledger itself is opened instead", err=True)
         name = node_name or socket.gethostname().lower()
         trees = roots(dev_root, sys_root)
         done = asyncio.run(_alone(loaded, trees, name, kubeconfig, device, force=force, why=why, who=who))

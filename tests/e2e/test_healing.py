@@ -83,7 +83,7 @@ def test_h43_a_sharer_is_never_evicted(stage: Stage, since: Since) -> None:
     stage.opened(["sharer"])
     stage.apply(pod("winner", Container(hold, resources={group.resource: 1})))
     stage.opened(["winner"])
-    share = {"shareID": "6d1b2b0e-6e9b-4f4c-9d53-0a9c6d0c7e11", "consumedCapacity": {"shares": "1"}}
+    share = {"shareID": "6d1b2b0e-6e9b-4f4c-9d53-0a9c6d0c7e11", "consumedCapacity": {"replicas": "1"}}
     lost(stage, group, group.device(0), **share)
     assert "a taint would evict that claim's pods" in conflict_told(stage)
     assert stage.containers("sharer", "winner") and alive(stage, "loser") and not evictions(stage)

@@ -32,6 +32,12 @@ COMMANDS = (
     ("config", "check"),
     ("config", "show"),
     ("config", "schema"),
+    ("holds",),
+    ("explain",),
+    ("release",),
+    ("doctor",),
+    ("ledger", "check"),
+    ("ledger", "export"),
 )
 
 
