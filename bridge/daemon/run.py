@@ -115,6 +115,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         )
         if early is not None:
             healing.known = early
+            deallocations.lingers = early.lingers
         context = Context(
             config,
             settings.node_name,

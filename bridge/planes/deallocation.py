@@ -2,14 +2,14 @@
 
 The kubelet unprepares, then the claim controller deallocates, as a rule within a second; nobody tells us. Each
 such claim is read by GET with growing pauses up to a minute (design 2: no watch on claims of the whole cluster). Of
-those that are reserved `bridge.planes.early_word` says when to ask.
+those that are reserved, or linger, `bridge.planes.early_word` says when to ask.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Plane
 from bridge.ledger.ledger import Ledger
@@ -23,6 +23,7 @@ from dra_v1.resource_api import NoResourceApi, ResourceApi
 log = logging.getLogger(__name__)
 
 _FIRST_S = 0.25
+_LINGERING_S = 2.0
 _LONGEST_S = 60.0
 _AT_ONCE = 8
 _OPEN = (Phase.RELEASING, Phase.RESERVED)
@@ -33,6 +34,9 @@ class Deallocations:
 
     `drivers`: driver name by group; `pool`: this node's; `resources`: None where no group is offered through DRA;
     `budget`: of requests that nobody waits for.
+
+    Attributes:
+        lingers: told of a claim that is still allocated seconds after it was unprepared.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Deallocations:
         self._report = report
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._gate = asyncio.Semaphore(_AT_ONCE)
+        self.lingers: Callable[[ClaimHolder], None] = lambda claim: None
 
     def start(self) -> None:
         """Take up what the ledger has from before."""
@@ -156,8 +161,11 @@ class Deallocations:
         while self._holds(uid, Phase.RELEASING):
             await self._budget.take()
             await self.check_now(uid)
-            if not self._holds(uid, Phase.RELEASING):
+            if not (holds := self._holds(uid, Phase.RELEASING)):
                 return
+            if pause == _LINGERING_S:
+                assert isinstance(holds[0].holder, ClaimHolder)
+                self.lingers(holds[0].holder)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_S)
 

@@ -115,6 +115,13 @@ class EarlyWord:
             if self._seen[key].uid == uid:
                 pursuit.wake(look=False)
 
+    def lingers(self, claim: ClaimHolder) -> None:
+        """A claim was unprepared and is still allocated: hear of its end rather than ask for it ever more seldom."""
+        key = (claim.namespace, claim.name)
+        self._reserved.setdefault(key, set()).add(claim.uid)
+        if key not in self._pursuits:
+            self._pursue(key)
+
     def pods_of(self, uid: str) -> tuple[PodRef, ...]:
         """The pods of this node, or nominated for it, that name a claim."""
         return tuple(pod for key, seen in self._seen.items() if seen.uid == uid for pod in self._pods.of(key))
@@ -302,17 +309,18 @@ class EarlyWord:
         )
 
     def _still_reserved(self, key: Key) -> set[str]:
-        """UIDs of the claims of that name for which the ledger has something reserved."""
-        uids = {uid for uid in self._reserved.get(key, ()) if self._is(uid, Phase.RESERVED)}
+        """UIDs of the claims of that name for which the ledger has something reserved, or not yet released."""
+        open_ = (Phase.RESERVED, Phase.RELEASING)
+        uids = {uid for uid in self._reserved.get(key, ()) if self._is(uid, *open_)}
         if uids:
             self._reserved[key] = uids
         else:
             self._reserved.pop(key, None)
         return set(uids)
 
-    def _is(self, uid: str, phase: Phase) -> bool:
+    def _is(self, uid: str, *phases: Phase) -> bool:
         account = self._tools.ledger.account
-        return any(h.phase is phase for group in self._groups for h in account.of_claim(group, uid))
+        return any(h.phase in phases for group in self._groups for h in account.of_claim(group, uid))
 
     async def _saw(self, key: Key, look: Look) -> bool:
         """Act on what was seen of a claim; whether nothing is left to be tried again."""
@@ -335,7 +343,8 @@ class EarlyWord:
         if seen.outcome.refused:
             self._refused[key] = seen.outcome.blockers
         stuck = seen.outcome.refused and not seen.outcome.blockers
-        return not seen.outcome.again and not stuck and not self._orphaned(key, seen)
+        self._tell_orphan(key, seen)
+        return not seen.outcome.again and not stuck
 
     async def _let_go(self, key: Key, look: Look) -> None:
         """End what is reserved for a claim that does not have it any longer; the proof is a claim just read."""
@@ -347,22 +356,28 @@ class EarlyWord:
                 await self._tools.budget.take()
                 await deallocations.check_now(uid)
 
-    def _orphaned(self, key: Key, seen: Seen) -> bool:
-        """Whether a claim keeps devices although no pod names it, and that is yet to be told (H5)."""
+    def _tell_orphan(self, key: Key, seen: Seen) -> None:
+        """Tell once of a claim that keeps devices although no pod names it, after a while (H5)."""
         if self._pods.place(key) is not None or not self._listed or not self._still_reserved(key):
             self._orphans.pop(key, None)
-            return False
+            return
         now = time.monotonic()
-        since, told = self._orphans.setdefault(key, (now, False))
+        if key not in self._orphans:
+            self._orphans[key] = (now, False)
+            asyncio.get_running_loop().call_later(ORPHAN_S + 0.1, self._look_again, key)
+        since, told = self._orphans[key]
         if told or now - since < ORPHAN_S:
-            return not told
+            return
         self._orphans[key] = (since, True)
         devices = [device for _, device in seen.outcome.devices]
         log.warning(
             "a claim keeps devices and no pod of this node names it; delete it if it is not needed",
             extra={"claim": "/".join(key), "devices": devices},
         )
-        return False
+
+    def _look_again(self, key: Key) -> None:
+        if key in self._pursuits:
+            self._pursuits[key].wake(look=True)
 
     def _blockers_left(self) -> None:
         """The ledger changed: whoever was refused for a hold that has ended is tried again."""

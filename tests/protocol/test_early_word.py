@@ -376,3 +376,20 @@ async def test_pods_of_extended_resources_are_reserved_for_too() -> None:
         await node.box.until(lambda: carries_conditions(node), "devices that wait for us")
         assert await node.run_pod("p", limits={RESOURCE: 1}) == ["/dev/crypto/acc0"]
         assert (await node.log.wait("reserved"))["group"] == GROUP
+
+
+async def test_a_claim_that_stays_allocated_long_after_it_was_unprepared_is_watched_and_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.planes.deallocation._FIRST_S", 2.0)
+    monkeypatch.setattr("bridge.planes.pursuit.GRACE_S", 0.0)
+    async with stage(UNBOUND) as node:
+        claim = node.claim_on("c", acc(0))
+        await node.prepare(claim)
+        await node.unprepare(claim)
+        requests = node.box.api.requests
+        await node.box.until(lambda: requests[CLAIM_WATCHES] > 0, "a watch on the claim")
+        asked = requests[CLAIM_GETS]
+        deallocate(node, "c")
+        await node.holds_are(set())
+        assert requests[CLAIM_GETS] <= asked + 2, "its end was heard of, and read once or twice for proof"
