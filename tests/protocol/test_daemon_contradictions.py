@@ -13,6 +13,7 @@ import pytest
 
 from bridge.daemon import sources
 from bridge.daemon.run import StartError
+from bridge.devices.kinds.nx_gzip import CREDITS
 from bridge.ledger.holds import Phase, Plane
 from bridge.sandbox import make
 from bridge.sandbox.daemon import DaemonProcess
@@ -20,7 +21,8 @@ from bridge.sandbox.kubelet.endpoint import EndpointError
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
 from tests.protocol.attributions import Attributions, known
 from tests.protocol.raw_plugins import RawDevicePlugin
-from tests.protocol.stage import RESOURCE, Clock, Node, acc, stage
+from tests.protocol.stage import NX, RESOURCE, Clock, Node, acc, stage
+from tests.protocol.test_daemon_features import nx
 
 __all__ = ["known"]
 
@@ -290,3 +292,20 @@ async def test_a_ledger_lost_while_the_kubelet_is_silent_closes_the_group_until_
         await node.log.wait("fence lifted")
         assert node.ledger() == {acc(1): (DP, "pod default/dp")}
         await node.offers(acc(0))
+
+
+async def test_a_device_that_says_it_is_used_is_not_given_to_the_next_while_no_hold_explains_it(
+    known: Attributions, clock: Clock
+) -> None:
+    """The kernel counts credits in use; a process of the host may have them (H41), or one that nobody shows."""
+    async with stage(NX, start=False) as node:
+        await nx(node, 4)
+        used = node.box.paths.root / "sys" / CREDITS.removeprefix("/sys/") / "nr_used_credits"
+        used.write_text("2\n")
+        await node.allocate("nx-gzip--3", resource="device-bridge.io/nx")
+        await clock.looked()
+        await clock.go(sources.STABLE_S + 61)
+        await clock.go(3600)
+        assert set(node.ledger()) == {"nx-gzip--3"}
+        used.write_text("0\n")
+        await node.holds_are(set())
