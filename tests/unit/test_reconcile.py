@@ -313,10 +313,12 @@ async def test_the_end_of_a_pod_is_looked_at_soon_and_until_the_runtime_is_done_
     await bench.ledger.grant([pick("acc0")])
     running = replace(QUIET, listed={(RESOURCE, "acc0"): POD}, live=LIVE)
     bench.script.then(running)
+    attributed = asyncio.Event()
+    bench.ledger.subscribe(lambda parts: attributed.set())
     task = asyncio.create_task(bench.reconciler.run())
     async with asyncio.timeout(10):
-        while bench.held()["acc0"][0] is not Phase.HELD:
-            await asyncio.sleep(0)
+        await attributed.wait()
+        assert bench.held()["acc0"][0] is Phase.HELD
         # Its sandbox is still there at the first look after its end.
         bench.script.then(replace(running, listed={}, at=1), replace(QUIET, at=2), replace(QUIET, at=3))
         bench.reconciler.pod_ended()
