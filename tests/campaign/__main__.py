@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.campaign.checker import Bounds
 from tests.campaign.plan import Maker, Plan, Step, sorts
 from tests.campaign.plants import PLANTS
 from tests.campaign.shrink import shrink
-from tests.campaign.simulated import Limits, Outcome, history
+from tests.campaign.simulated import BOUNDS, Limits, Outcome, history
 from tests.campaign.summary import Counts, summary
 
 SEED_SECONDS = 60.0
@@ -79,6 +80,12 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plant", choices=sorted(PLANTS), default="")
     parser.add_argument(
+        "--bound",
+        type=float,
+        default=BOUNDS.offered,
+        help="seconds that things may take where nothing disturbs",
+    )
+    parser.add_argument(
         "--shrink", type=float, default=SHRINK_SECONDS, help="seconds spent on a shorter plan"
     )
     parser.add_argument(
@@ -107,9 +114,13 @@ async def _one(chosen: argparse.Namespace) -> int:
     """Run one seed; what came of it lies in its folder."""
     maker = Maker(chosen.seed, frozenset(chosen.without), _share(chosen))
     limits = Limits(chosen.operations or ENOUGH, chosen.minutes * 60)
-    outcome = await history(maker.seed, maker.devices, maker.steps(), limits, chosen.one, chosen.plant)
-    _write(chosen.one, Plan(maker.seed, maker.devices, outcome.steps), outcome)
+    outcome = await history(maker.scene, maker.steps(), limits, chosen.one, chosen.plant, _bounds(chosen))
+    _write(chosen.one, Plan(maker.scene, outcome.steps), outcome)
     return 1 if outcome.findings else 0
+
+
+def _bounds(chosen: argparse.Namespace) -> Bounds:
+    return Bounds(chosen.bound, chosen.bound + BOUNDS.runs - BOUNDS.offered, chosen.bound)
 
 
 def _share(chosen: argparse.Namespace) -> float | None:
@@ -118,7 +129,7 @@ def _share(chosen: argparse.Namespace) -> float | None:
 
 
 def _write(folder: Path, plan: Plan, outcome: Outcome) -> None:
-    (folder / f"plan-{plan.seed}.json").write_text(plan.dump())
+    (folder / f"plan-{plan.scene.seed}.json").write_text(plan.dump())
     told = {
         "counts": outcome.counts.dump(),
         "findings": [[finding.what, str(finding)] for finding in outcome.findings],
@@ -168,14 +179,13 @@ async def _seed(
     folder.mkdir(parents=True, exist_ok=True)
     seconds = left if each else min(left, SEED_SECONDS)
     command = [sys.executable, "-m", "tests.campaign", "--one", str(folder), "--seed", str(number)]
-    command += ["--minutes", str(seconds / 60), "--operations", str(each), "--plant", chosen.plant]
+    command += ["--minutes", str(seconds / 60), "--operations", str(each), "--bound", str(chosen.bound)]
     if (share := _share(chosen)) is not None:
         command += ["--crashes", str(round(share * each))]
     for sort in chosen.without:
         command += ["--without", sort]
-    if not chosen.plant:
-        command.remove("--plant")
-        command.remove("")
+    if chosen.plant:
+        command += ["--plant", chosen.plant]
     # What gRPC says of each killed daemon is no news here.
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "GRPC_VERBOSITY": "ERROR"})
     code = await process.wait()
@@ -212,30 +222,30 @@ async def _explain(chosen: argparse.Namespace, folder: Path, number: int) -> Non
     wanted = {what for what, _ in told}
 
     async def fails(steps: Sequence[Step]) -> bool:
-        outcome = await _again(plan, steps, folder / "again", chosen.plant)
+        outcome = await _again(chosen, plan, steps, folder / "again")
         return any(finding.what in wanted for finding in outcome.findings)
 
     short = await shrink(plan.steps, fails, chosen.shrink)
     shorter = folder / f"short-{number}.json"
-    shorter.write_text(Plan(plan.seed, plan.devices, short).dump())
-    print(f"seed {number}: {len(plan.steps)} steps shrunk to {len(short)} on {plan.devices} devices:")
+    shorter.write_text(Plan(plan.scene, short).dump())
+    print(f"seed {number}: {len(plan.steps)} steps shrunk to {len(short)} on {plan.scene}:")
     for step in short:
         print(f"  {step}")
     plant = f" --plant {chosen.plant}" if chosen.plant else ""
     print(f"again: python -m tests.campaign --replay {shorter}{plant}; journal and log: {folder}")
 
 
-async def _again(plan: Plan, steps: Sequence[Step], folder: Path, plant: str) -> Outcome:
+async def _again(chosen: argparse.Namespace, plan: Plan, steps: Sequence[Step], folder: Path) -> Outcome:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     limits = Limits(ENOUGH, ENOUGH)
-    return await history(plan.seed, plan.devices, steps, limits, folder, plant)
+    return await history(plan.scene, steps, limits, folder, chosen.plant, _bounds(chosen))
 
 
 async def _replay(chosen: argparse.Namespace, folder: Path) -> int:
     plan = Plan.load(chosen.replay)
-    outcome = await _again(plan, plan.steps, folder / "again", chosen.plant)
+    outcome = await _again(chosen, plan, plan.steps, folder / "again")
     for finding in outcome.findings:
         print(finding)
     found = Counter(finding.what for finding in outcome.findings)

@@ -31,7 +31,7 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any
 
-EDGE_S = 0.05
+EDGE_S = 0.25
 CLOCK_BYTES = 8
 _PR_SET_PDEATHSIG = 1
 

@@ -35,23 +35,39 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A node and what happens on it."""
+class Scene:
+    """The node that a history is played on.
+
+    Attributes:
+        seed: of the choices that the simulated kubelet and scheduler leave to chance.
+        devices: how many accelerators it has.
+        profile: the Kubernetes release.
+        binding: the group's setting: whether the scheduler waits for the bridge's reservation.
+    """
 
     seed: int
     devices: int
+    profile: str
+    binding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A node and what happens on it."""
+
+    scene: Scene
     steps: tuple[Step, ...]
 
     def dump(self) -> str:
         """As JSON, a step a line."""
         steps = ",\n".join(json.dumps(asdict(step)) for step in self.steps)
-        return f'{{"seed": {self.seed}, "devices": {self.devices}, "steps": [\n{steps}\n]}}\n'
+        return f'{{"scene": {json.dumps(asdict(self.scene))}, "steps": [\n{steps}\n]}}\n'
 
     @staticmethod
     def load(path: Path) -> Plan:
         """Read what `dump` wrote."""
         raw = json.loads(path.read_text())
-        return Plan(raw["seed"], raw["devices"], tuple(Step(**step) for step in raw["steps"]))
+        return Plan(Scene(**raw["scene"]), tuple(Step(**step) for step in raw["steps"]))
 
 
 CRASH = "daemon killed"
@@ -80,7 +96,7 @@ FAULTS: dict[str, float] = {
     "API server slow": 0.4,
     "watches dropped": 0.5,
     "watch history forgotten": 0.2,
-    "scheduler stale": 3.0,
+    "scheduler stale": 5.0,
     "clock stepped": 0.6,
     "disk full": 0.4,
     "runtime silent": 0.3,
@@ -90,6 +106,16 @@ FAULTS: dict[str, float] = {
 
 OF_PODS: dict[str, float] = {"deleted by force": 4.0, "container killed": 3.0, "claim made anew": 2.0}
 """Faults that happen to a pod."""
+
+
+NEED_THE_RUNTIME = frozenset({"deleted by force", "kubelet checkpoint damaged", "kubelet checkpoint lost"})
+WITHOUT_RUNTIME = frozenset({"runtime silent"})
+"""No seed has faults of both: what the kubelet has forgotten and still runs is seen by the runtime alone."""
+
+
+NOT_ON_1_32 = frozenset({"claim made anew"})
+"""That kubelet knows claims by name alone: it gives the new claim's pod what was prepared for the old claim, and asks
+no driver (H6; newer ones compare UIDs)."""
 
 
 def sorts() -> frozenset[str]:
@@ -103,9 +129,16 @@ class Maker:
     def __init__(
         self, seed: int, without: frozenset[str] = frozenset(), crashes: float | None = None
     ) -> None:
-        self._random = random.Random(seed)
-        self.seed = seed
-        self.devices = self._random.choice((4, 6, 8, 8, 12))
+        self._random = choice = random.Random(seed)
+        self.scene = Scene(
+            seed,
+            choice.choice((4, 6, 8, 8, 12)),
+            choice.choice(("1.37", "1.37", "1.37", "1.34", "1.32")),
+            choice.choice(("auto", "off")),
+        )
+        without |= choice.choice((NEED_THE_RUNTIME, WITHOUT_RUNTIME))
+        if self.scene.profile == "1.32":
+            without |= NOT_ON_1_32
         weights: dict[str, float] = {"pod": 100.0, "shared": 4.0, "delete": 12.0}
         weights |= {sort: weight for sort, weight in (FAULTS | OF_PODS).items() if sort not in without}
         if crashes is not None and CRASH in weights:
@@ -181,7 +214,9 @@ class Maker:
         yield Step("claim made anew", {"name": self._name("a"), "run": run, "stop": stop}, self._short())
 
     def _stale(self) -> Iterator[Step]:
-        """The scheduler believes what was; meanwhile both planes ask for more than there is."""
+        """Slow news: both planes ask for more than there is, and each believes of the other what was."""
+        if self._random.random() < 0.5:
+            yield Step("daemon stopped for a while", {"for": self._random.choice((60, 150, 300))}, 0)
         yield Step("scheduler stale", {"for": self._random.choice((100, 250, 500))}, 0)
         planes = ["device-plugin", "dra"] * self._random.choice((2, 3, 4))
         self._random.shuffle(planes)

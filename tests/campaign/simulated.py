@@ -12,8 +12,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from tests.campaign.checker import Bounds, Checker, Finding
 from tests.campaign.daemon import Daemon, Launcher
 from tests.campaign.faults import STORIES, Faults
 from tests.campaign.journal import Line
-from tests.campaign.plan import Args, Step
+from tests.campaign.plan import Args, Scene, Step
 from tests.campaign.summary import Counts
 from tests.campaign.witness import SHARED, Witness
 
@@ -39,6 +39,7 @@ the simulated kubelet's to 1 s."""
 
 TIMINGS = Timings(node_status=0.05, watcher_retry=0.05, pod_retry=0.1, reconcile=0.2, pod_sync=0.4)
 PACE_S = 0.01
+COUNTS = (1, 2, 3)
 GROUP, CLASS = "acc", "acc"
 RESOURCE, DRIVER = f"device-bridge.io/{GROUP}", f"{GROUP}.device-bridge.io"
 ROOM_S = 0.5
@@ -75,9 +76,11 @@ class Limits:
 class History:
     """A node and what is done to it. Use `run`."""
 
-    def __init__(self, box: Sandbox, daemon: Daemon, launcher: Launcher, folder: Path, devices: int) -> None:
+    def __init__(
+        self, box: Sandbox, daemon: Daemon, launcher: Launcher, folder: Path, devices: int, bounds: Bounds
+    ) -> None:
         self._box, self._daemon, self._devices = box, daemon, devices
-        self.checker = Checker(BOUNDS)
+        self.checker = Checker(bounds)
         self.counts = Counts()
         self._journal = (folder / "journal").open("w")
         self._tell_devices()
@@ -288,30 +291,22 @@ class History:
 
 
 async def history(
-    seed: int,
-    devices: int,
+    scene: Scene,
     steps: Iterable[Step],
     limits: Limits,
     folder: Path,
     plant: str = "",
+    bounds: Bounds = BOUNDS,
 ) -> Outcome:
     """Run one history in a folder of its own; the journal and the daemon's log stay in it."""
-    random.seed(seed)
+    random.seed(scene.seed)
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         launcher = await stack.enter_async_context(Launcher(folder, HASTE))
-        memory = Path("/dev/shm")  # rename and fsync cost nothing there, and a kill loses as little
-        base = Path(tempfile.mkdtemp(prefix="sb-", dir=memory if os.access(memory, os.W_OK) else None))
-        stack.callback(shutil.rmtree, base)
-        box = await stack.enter_async_context(Sandbox(timings=TIMINGS, folder=base))
-        box.tree.add_many("/dev/crypto/acc{}", devices)
-        box.create_class(CLASS, DRIVER)
-        box.scheduler.pace = box.controllers.pace = PACE_S
-        for count in range(1, 4):
-            box.create_template(f"of-{count}", make.request(CLASS, count=min(count, devices)))
-        daemon = Daemon(launcher, box.paths, box.node, [_group()], plant)
+        box = await stack.enter_async_context(_sandbox(scene, stack))
+        daemon = Daemon(launcher, box.paths, box.node, [_group(scene)], plant)
         daemon.log = folder / "daemon.log"
-        one = History(box, daemon, launcher, folder, devices)
+        one = History(box, daemon, launcher, folder, scene.devices, bounds)
         gc.collect()
         gc.freeze()
         await daemon.start()
@@ -328,5 +323,24 @@ async def history(
         )
 
 
-def _group() -> dict[str, object]:
-    return {"name": GROUP, "kind": "device-node", "options": {"include": ["/dev/crypto/acc*"]}}
+@asynccontextmanager
+async def _sandbox(scene: Scene, stack: AsyncExitStack) -> AsyncIterator[Sandbox]:
+    memory = Path("/dev/shm")  # rename and fsync cost nothing there, and a kill loses as little
+    base = Path(tempfile.mkdtemp(prefix="sb-", dir=memory if os.access(memory, os.W_OK) else None))
+    stack.callback(shutil.rmtree, base)
+    async with Sandbox(timings=TIMINGS, folder=base, profile=scene.profile) as box:
+        box.tree.add_many("/dev/crypto/acc{}", scene.devices)
+        box.create_class(CLASS, DRIVER)
+        box.scheduler.pace = box.controllers.pace = PACE_S
+        for count in COUNTS:
+            box.create_template(f"of-{count}", make.request(CLASS, count=min(count, scene.devices)))
+        yield box
+
+
+def _group(scene: Scene) -> dict[str, object]:
+    return {
+        "name": GROUP,
+        "kind": "device-node",
+        "binding": scene.binding,
+        "options": {"include": ["/dev/crypto/acc*"]},
+    }
