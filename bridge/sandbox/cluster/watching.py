@@ -52,7 +52,10 @@ async def stream(
     since = query.get("resourceVersion", "")
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
-    await response.prepare(request)
+    try:
+        await response.prepare(request)
+    except ConnectionResetError:
+        return response  # the client has gone already
 
     async def send(kind: str, obj: Object) -> None:
         await response.write(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
