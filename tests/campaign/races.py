@@ -1,8 +1,10 @@
 """One device wanted by both planes at the same moment, again and again: `python -m tests.campaign.races`; root.
 
 Groups of one device each race side by side. In each race a device plugin pod and a pod with a claim of its own are
-made within a fraction of a second for the same device; the claim takes a spare one where the first cannot be had, if
-the cluster learns that in time. Arms: `binding` conditions on; those off and `taints` on; `neither` in the cluster.
+made together for the same device, and scheduled while kubelet and daemon stand still: so the cluster has given the
+device to both. Then all go on; an API server that is slow for a moment makes the race even, for the daemon asks it
+what a claim was given. The claim takes a spare device where the first cannot be had, if the cluster learns that in
+time. Arms: `binding` conditions on; those off and `taints` on; `neither` in the cluster.
 Here is what is done; who won and what became of the other is `races_report`'s.
 """
 
@@ -15,15 +17,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED
+from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, merged
 from tests.campaign.races_report import Race, Table, Told, report
-from tests.campaign.real import end_in_order
+from tests.campaign.real import end_in_order, leave
 from tests.campaign.real_bed import SYNC_S, Bed, node
 from tests.campaign.real_evidence import Objects, uses
+from tests.campaign.real_faults import frozen
 from tests.campaign.real_load import Fate, Plan
 from tests.cluster import audit
 from tests.e2e.objects import FirstAvailable, Request
@@ -32,7 +36,10 @@ from tests.e2e.stage import Group
 ARMS: Mapping[str, tuple[Mapping[str, bool], str]] = {
     "binding": ({}, "on"),
     "taints": ({}, "off"),
-    "neither": ({"DRADeviceBindingConditions": False, "DRADeviceTaints": False}, "off"),
+    "neither": (
+        {"DRADeviceBindingConditions": False, "DRADeviceTaints": False, "DRADeviceTaintRules": False},
+        "off",
+    ),
 }
 """Feature gates of every component, and the groups' `binding`."""
 
@@ -45,10 +52,11 @@ PATIENCE_S = {"binding": 45.0, "taints": 45.0, "neither": 20.0}
 AFTER_S = 90.0
 """Then the winner ends, and the loser has so long: two of the kubelet's periodic syncs, and half of it more."""
 
-SPREAD_S = 0.3
-STEP_S = 0.2
-MOST_LEAD_S = 0.9
-"""Less than the second in which the node's status would show the loser that the device is taken."""
+MOST_SLOW_S = 4.0
+"""How long the API server does not answer at most: what decides who wins."""
+
+SCHEDULED_S = 15.0
+"""How long kubelet and daemon stand still at most."""
 
 _TICK_S = 0.1
 
@@ -88,7 +96,8 @@ class Track:
         self._spare = spare
         self._arm = arm
         self._rng = rng
-        self._lead = 0.2
+        self._slow = 0.5
+        self._step = 0.5
         self._looked = 0.0
 
     def round(self, count: int) -> None:
@@ -106,20 +115,35 @@ class Track:
             self._bed.offered(group, 1)
 
     def _course(self, group: Group) -> Course:
-        lead = min(MOST_LEAD_S, max(-MOST_LEAD_S, self._lead + self._rng.uniform(-SPREAD_S, SPREAD_S)))
-        race = Race(len(self.races), group, self._spare, lead)
+        race = Race(len(self.races), group, self._spare, self._slow)
         self.races.append(race)
         return Course(race)
 
     def _begin(self, courses: Sequence[Course]) -> None:
-        """Make the pods, each at its moment: that with the claim is ahead by the race's lead."""
-        now = time.monotonic() + 1
-        starts = [(now + max(0.0, -c.race.lead), DRA, c) for c in courses]
-        starts += [(now + max(0.0, c.race.lead), DEVICE_PLUGIN, c) for c in courses]
-        self._rng.shuffle(starts)
-        for moment, plane, course in sorted(starts, key=lambda start: start[0]):
-            self._bed.pause(moment - time.monotonic())
-            self._make(course, plane)
+        """Make the pods, have them scheduled while nobody can act on it, and let go."""
+        with frozen(self._bed.component("kubelet")), frozen(self._bed.daemon.process):
+            starts = [(plane, course) for course in courses for plane in (DRA, DEVICE_PLUGIN)]
+            self._rng.shuffle(starts)
+            for plane, course in starts:
+                self._make(course, plane)
+            with suppress(AssertionError):
+                self._bed.wait_for(lambda: self._scheduled(len(courses)), SCHEDULED_S, "all to be scheduled")
+            server = self._bed.component("kube-apiserver")
+            server.freeze()
+        begun = time.monotonic()
+        for course in courses:
+            course.race.begun = begun
+        try:
+            self._bed.pause(self._slow)
+        finally:
+            server.thaw()
+
+    def _scheduled(self, count: int) -> bool:
+        """Whether every device plugin pod is bound, and every claim allocated."""
+        pods = self._bed.cluster.list("Pod", self._bed.namespace, labelSelector=f"plane={DEVICE_PLUGIN}")
+        claims = self._bed.cluster.list("ResourceClaim", self._bed.namespace)
+        bound = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
+        return bound == count == sum("allocation" in (claim.get("status") or {}) for claim in claims)
 
     def _make(self, course: Course, plane: str) -> None:
         race = course.race
@@ -181,15 +205,16 @@ class Track:
             course.over = True
 
     def _steer(self, courses: Sequence[Course]) -> None:
-        """Give the plane that wins seldom a better start in the next round."""
+        """Give the plane that wins seldom a better start in the next round, in ever smaller steps."""
         wins = [c.won[1] for c in courses if c.won is not None]
         if wins:
             ahead = (wins.count(DEVICE_PLUGIN) - wins.count(DRA)) / len(wins)
-            self._lead = min(MOST_LEAD_S - SPREAD_S, max(-SPREAD_S, self._lead + STEP_S * ahead))
+            self._slow = min(MOST_SLOW_S, max(0.0, self._slow - self._step * ahead))
+            self._step = max(0.05, self._step * 0.8)
 
 
-def run(arm: str, races: int, side: int, seed: int) -> Table:
-    """Run one arm."""
+def run(arm: str, races: int, side: int, seed: int, keep: Path | None) -> Table:
+    """Run one arm; `keep` is a folder for the evidence and the logs."""
     gates, binding = ARMS[arm]
     with (
         tempfile.TemporaryDirectory(prefix="races-") as folder,
@@ -215,7 +240,10 @@ def run(arm: str, races: int, side: int, seed: int) -> Table:
         offset = time.monotonic() - time.time()
         objects = list(Objects(offset).lines(audit.entries(bed.cluster.audit_log), bed.snapshots))
         opened = uses(bed.notes(), objects)
-        return report(arm, track.races, [*bed.told.lines, *objects, *opened.lines], list(track.told.values()))
+        lines = merged(bed.told.lines, objects, opened.lines)
+        if keep is not None:
+            leave(bed, lines, keep)
+        return report(arm, track.races, lines, list(track.told.values()))
 
 
 def main() -> int:
@@ -225,9 +253,10 @@ def main() -> int:
     parser.add_argument("--races", type=int, default=200)
     parser.add_argument("--side-by-side", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a folder for the evidence and the logs")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, end_in_order)
-    table = run(arguments.arm, arguments.races, arguments.side_by_side, arguments.seed)
+    table = run(arguments.arm, arguments.races, arguments.side_by_side, arguments.seed, arguments.keep)
     print(f"syncFrequency {SYNC_S}s, nodeStatusUpdateFrequency 1s, {arguments.side_by_side} side by side")
     print(table.text)
     return 1 if table.wrong else 0

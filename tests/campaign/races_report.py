@@ -22,7 +22,8 @@ class Race:
     Attributes:
         number: of all.
         group, spare: the device that both want, and those that the claim takes instead.
-        lead: seconds by which the pod with the claim was made first.
+        slow: for how many seconds the API server did not answer when it began.
+        begun: when both planes could act on it.
         pods: UIDs of the pods that stood for each plane, one after the other.
         freed: when the winner was told to end; None if the loser came to run before.
     """
@@ -30,7 +31,8 @@ class Race:
     number: int
     group: Group
     spare: Group
-    lead: float
+    slow: float
+    begun: float = 0.0
     pods: dict[str, list[str]] = field(default_factory=lambda: {DEVICE_PLUGIN: [], DRA: []})
     freed: float | None = None
 
@@ -89,10 +91,10 @@ def report(arm: str, races: Sequence[Race], lines: Iterable[Line], told: Sequenc
     collided = [r for r in results if r.collided]
     wins = Counter(r.winner for r in collided)
     rows = [
-        f"{len(races)} races, arm {arm}; leads of the claim's pod {_spread([r.lead for r in races])}",
+        f"{len(races)} races, arm {arm}; the API server stood still for {_slow(races)}",
         f"the cluster gave the device to both in {len(collided)}; of these won by "
         f"{wins[DEVICE_PLUGIN]} device-plugin, {wins[DRA]} dra; nobody had it in {wins['']}",
-        f"seen in time by the other: {Counter(r.winner for r in results if not r.collided)}",
+        f"the other saw it in time in {sum(not r.collided for r in results)}",
     ]
     for loser, winner in ((DRA, DEVICE_PLUGIN), (DEVICE_PLUGIN, DRA)):
         rows += _row(loser, [r for r in collided if r.winner == winner])
@@ -152,7 +154,6 @@ class _Story:
         firsts = [
             (o.t, plane) for plane in race.pods for o in self._had(race, plane) if o.device == race.path
         ]
-        begun = min(self._pods[uids[0]][0].t for uids in race.pods.values())
         allocated = self._allocated(race)
         bound = self._bound(race.pods[DEVICE_PLUGIN][0])
         if not firsts:
@@ -161,9 +162,9 @@ class _Story:
         loser = DRA if winner == DEVICE_PLUGIN else DEVICE_PLUGIN
         freed = race.freed if race.freed is not None else float("inf")
         collided = allocated is not None and bound is not None and max(allocated, bound) < freed
-        told, word = self._word(race, loser, begun)
+        told, word = self._word(race, loser)
         later = [o for o in self._had(race, loser) if o.t > won]
-        elsewhere = next((o.t - begun for o in later if o.device != race.path), None)
+        elsewhere = next((o.t - race.begun for o in later if o.device != race.path), None)
         after = next((o.t - freed for o in later if o.device == race.path), None)
         return Result(winner, collided, told, word, elsewhere, after)
 
@@ -184,7 +185,7 @@ class _Story:
         ]
         return min(times, default=None)
 
-    def _word(self, race: Race, loser: str, begun: float) -> tuple[float | None, str]:
+    def _word(self, race: Race, loser: str) -> tuple[float | None, str]:
         """The first event about the loser, or its claim, that says who has the device; else its end at admission."""
         about = set(race.pods[loser])
         about |= {
@@ -196,11 +197,16 @@ class _Story:
         }
         for one in self._told:
             if one.about in about and "held by" in one.text:
-                return one.t - begun, one.reason
+                return one.t - race.begun, one.reason
         failed = next(
             (line.t for line in self._pods.get(race.pods[loser][0], ()) if line.phase in ENDED), None
         )
-        return (None, "") if failed is None else (failed - begun, "its status alone")
+        return (None, "") if failed is None else (failed - race.begun, "its status alone")
+
+
+def _slow(races: Sequence[Race]) -> str:
+    slow = [race.slow for race in races]
+    return f"{min(slow):.2f} to {max(slow):.2f} s"
 
 
 def _spread(values: Sequence[float]) -> str:

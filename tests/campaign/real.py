@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tests.campaign import journal
 from tests.campaign.checker import Bounds, check
@@ -42,7 +43,12 @@ device is free: `runs`. An Unprepare that failed comes again so too, beside the 
 
 CALM_S = BOUNDS.runs + 10
 STORM_S = 110.0
-GROUPS = (("acc", 6, "watcher"), ("old", 5, "legacy"))
+GROUPS: Sequence[tuple[str, int, dict[str, Any]]] = (
+    ("acc", 6, {"registration": "watcher", "binding": "auto"}),
+    ("old", 5, {"registration": "legacy"}),
+)
+"""Stems, numbers of devices, and what else is configured: where binding conditions are off, taints heal."""
+
 AT_ONCE = 13
 """Pods that want something at any time: more than there are devices, so that planes contend."""
 
@@ -98,15 +104,14 @@ def run(version: str, seed: int, minutes: float, keep: Path | None = None) -> Ou
         outcome.minutes = (time.monotonic() - begun) / 60
         lines = _judge(bed, load, outcome)
         if keep is not None or outcome.findings:
-            _keep(bed, lines, keep or Path(tempfile.mkdtemp(prefix=f"campaign-{version}-{seed}-")))
+            leave(bed, lines, keep or Path(tempfile.mkdtemp(prefix=f"campaign-{version}-{seed}-")))
     return outcome
 
 
 def _open(bed: Bed, seed: int) -> Load:
     """Plug the devices, start the daemon, wait for both planes, and begin with pods."""
     groups = [bed.plant(stem, count) for stem, count, _ in GROUPS]
-    routes = [route for _, _, route in GROUPS]
-    configs = [g.config(registration=r) for g, r in zip(groups, routes, strict=True)]
+    configs = [group.config(**more) for group, (_, _, more) in zip(groups, GROUPS, strict=True)]
     bed.start(*configs, releaseGraceSeconds=GRACE_S)
     for planted in bed.planted:
         bed.offered(planted.group, len(planted.minors))
@@ -199,7 +204,7 @@ def _judge(bed: Bed, load: Load, outcome: Outcome) -> list[Line]:
     return lines
 
 
-def _keep(bed: Bed, lines: Sequence[Line], folder: Path) -> None:
+def leave(bed: Bed, lines: Sequence[Line], folder: Path) -> None:
     """Leave what is needed to find out what happened."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "journal.jsonl").write_text("".join(f"{journal.dump(line)}\n" for line in lines))
