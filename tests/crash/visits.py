@@ -73,10 +73,12 @@ VISITS = [
     # The ledger: its file, and each sort of transaction. A pod's second commit names it, a claim's first one reserves
     # and its second one prepares, and the second one of its end is the deallocation.
     *_visits("LEDGER_FOLDER_MAKING LEDGER_SIGNED", RESTART),
-    *_visits("LEDGER_MAKING LEDGER_MADE_ASIDE LEDGER_IN_PLACE LEDGER_SIGNING", FIRST, DAMAGED),
-    *_visits("LEDGER_SETTING_ASIDE LEDGER_SET_ASIDE", DAMAGED, LOST, (LOST, 2)),
-    *_visits("LEDGER_MIGRATING LEDGER_MIGRATED", FIRST, DAMAGED, OLD_LEDGER),
-    *_visits("LEDGER_BOOT_NOTING LEDGER_BOOT_NOTED", FIRST, RESTART),
+    *_visits("LEDGER_MADE_ASIDE LEDGER_IN_PLACE", FIRST, DAMAGED),
+    *_visits("LEDGER_MAKING LEDGER_SIGNING", DAMAGED),
+    *_visits("LEDGER_SETTING_ASIDE", DAMAGED, (LOST, 2)),
+    *_visits("LEDGER_SET_ASIDE", DAMAGED, LOST),
+    *_visits("LEDGER_MIGRATING LEDGER_MIGRATED", DAMAGED, OLD_LEDGER),
+    *_visits("LEDGER_BOOT_NOTING LEDGER_BOOT_NOTED", RESTART),
     *_visits("LEDGER_BEGINNING", POD_STARTS, CLAIM_STARTS),
     *_visits(
         "LEDGER_COMMITTING",
@@ -97,9 +99,11 @@ VISITS = [
     # Sockets: of each plane the endpoint and the registration.
     *_visits("SOCKET_FOLDER_MAKING", FIRST, (FIRST, 3)),
     *_visits("SOCKET_BINDING", FIRST, (FIRST, 4)),
-    *_visits("SOCKET_BOUND_ASIDE SOCKET_IN_PLACE", FIRST, (FIRST, 2), (FIRST, 3), (FIRST, 4), RESTART),
-    *_visits("SOCKET_REMOVING SOCKET_REMOVED", STOPS, (STOPS, 2), (STOPS, 3), (STOPS, 4)),
-    *_visits("INFO_ANSWER NOTIFY_ANSWER", FIRST, (FIRST, 2), RESTART),
+    *_visits("SOCKET_BOUND_ASIDE", FIRST, (FIRST, 2), (FIRST, 3), (FIRST, 4), RESTART),
+    *_visits("SOCKET_IN_PLACE", FIRST, (FIRST, 4)),
+    *_visits("SOCKET_REMOVING", STOPS, (STOPS, 4)),
+    *_visits("SOCKET_REMOVED", (STOPS, 2), (STOPS, 3)),
+    *_visits("INFO_ANSWER NOTIFY_ANSWER", (FIRST, 2), RESTART),
     *_visits("REGISTER_CALLING REGISTER_CALLED", FIRST_LEGACY),
     # Answers
     *_visits("OPTIONS_ANSWER", RESTART),
@@ -116,7 +120,7 @@ VISITS = [
     # Events
     *_visits("EVENT_POSTING EVENT_POSTED", POD_REFUSED, CLAIM_REFUSED),
     # The control socket
-    *_visits("CONTROL_BINDING CONTROL_BOUND_ASIDE CONTROL_BOUND", FIRST, RESTART),
+    *_visits("CONTROL_BINDING CONTROL_BOUND_ASIDE CONTROL_BOUND", RESTART),
     *_visits("CONTROL_ANSWER CONTROL_ANSWERED", LOOKED_AT),
     *_visits("LEDGER_COMMITTING LEDGER_COMMITTED CONTROL_ANSWER", RELEASED),
     *_visits("CONTROL_REMOVING CONTROL_REMOVED", STOPS),
