@@ -98,7 +98,10 @@ def of_claims(news: News) -> Saying | None:
             text = f"{news.why}.{advise(news.blockers, news.cause)}"
             return Saying(Reason.DEVICE_REFUSED, text, concerned(asker))
         case told.ReservationLost():
-            text = f"{news.why}.{advise(news.blockers, Cause.HELD)}"
+            text = (
+                f"{news.why}. Where the cluster has binding conditions or device taints the pod is sent elsewhere; "
+                f"where it is not, an event on it says what to delete."
+            )
             return Saying(Reason.RESERVATION_LOST, text, concerned(news.asker))
         case told.Healing():
             return Saying(Reason.HEALING, _healing(news), concerned(news.asker))

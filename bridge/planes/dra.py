@@ -20,8 +20,9 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.booking import book
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
+from bridge.planes.conflicts import Loser
 from bridge.planes.deallocation import Deallocations
-from bridge.planes.healing import Healing, Loser
+from bridge.planes.healing import Healing
 from bridge.planes.report import Asker, Moving, Report
 from bridge.planes.roster import Roster, Unavailable, check_present
 from bridge.platform.cdi import CdiError, CdiFiles, claim_device, qualified

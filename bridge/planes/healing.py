@@ -1,10 +1,9 @@
 """Healing: a claim that lost its device to the device plugin plane is moved elsewhere by a taint (contract E.6).
 
 Such a claim can never be prepared. A `NoExecute` taint on its device makes the cluster delete the pod, whose
-controller makes another that is sent elsewhere. But the taint evicts every pod whose claim names the device, so
-`decide`, which is pure, allows it only where the loser is the device's only claim and a pod's spec names it; for the
-others it says who holds the device and what to delete. No hold of DRA begins on a device from the moment at which the
-taint is decided until the slices are known to be without it (`fence`): no pod is evicted that holds rightly (H43).
+controller makes another that is sent elsewhere; whether it may is `bridge.planes.conflicts`' to say. Who is not moved
+is told who holds the device and what to delete. No hold of DRA begins on a device from the moment at which the taint
+is decided until the slices are known to be without it (`fence`): no pod is evicted that holds rightly (H43).
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.ledger.account import Account
-from bridge.ledger.holds import Hold, Pick, Plane, PodHolder, Refused
+from bridge.ledger.holds import Hold, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.planes import report as told
-from bridge.planes.claims import decode
-from bridge.planes.report import Asker, Report
-from bridge.planes.roster import Roster
+from bridge.planes.conflicts import Leave, Loser, Move, Over, Verdict, decide
+from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
+from bridge.platform.budget import Budget
 from dra_v1.claims import ClaimError, ClaimProblem, ClaimRef, check_claim
 from dra_v1.kube_errors import ApiError, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
@@ -44,113 +42,13 @@ AGAIN_S = 600.0
 LOSER_S = 180.0
 """A claim that lost a device counts as one that has it for so long: the kubelet asks again at least each 90 s."""
 
-BURST, REFILL_S = 20, 1.0
-"""So many taints at once, then one each so many seconds (H43)."""
+BURST, REFILL_S = 20.0, 1.0
+"""So many taints at once, then one each so many seconds: a storm of taints is a storm of evictions (H43)."""
 
 _FIRST_S, _LONGEST_S = 0.25, 5.0
 """Pauses between two looks at the claim, in the time of which a taint stands."""
 
 _REMEMBERED = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Loser:
-    """A claim that cannot be prepared, because somebody else has a device of its allocation.
-
-    Its pod is bound, else the kubelet would not ask: where the scheduler still waits for our conditions, the failing
-    one sends the pod elsewhere (`bridge.planes.binding`), and nothing has to be tainted.
-
-    Attributes:
-        asker: which claim, and the pods that it is reserved for.
-        pick: what it would have been booked.
-        shown: the name that its allocation has for the device.
-        extended_resource: the scheduler made it for an extended resource; no pod's spec names it.
-    """
-
-    asker: Asker
-    pick: Pick
-    shown: str
-    extended_resource: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Group, claim and device: one conflict."""
-        return (self.pick.group, self.asker.claim.uid, self.shown)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Taint the device; the holders keep it."""
-
-    holders: tuple[Hold, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """A taint would do harm, or nothing: leave it to people. `why` says so, for them."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """There is no conflict any longer."""
-
-    why: str
-
-
-Verdict = Move | Leave | Over
-
-
-def decide(loser: Loser, roster: Roster, account: Account, others: Collection[str] = ()) -> Verdict:
-    """What to do about a claim that lost a device. Pure.
-
-    `others`: UIDs of claims that are allocated the device, as far as anybody knows; the loser's may be among them.
-    """
-    device = roster.by_name.get(loser.shown)
-    if device is None or not device.present:
-        return Over("the device is gone")
-    try:
-        account.check_quarantine(loser.pick)
-    except Refused as refused:
-        return Leave(str(refused))
-    try:
-        account.check_room(loser.pick)
-    except Refused as refused:
-        holders = refused.blockers
-    else:
-        return Over("its device is free")
-    why_not = _why_not(loser, holders) or _beside(loser, device.name, roster, account, others)
-    return Leave(why_not) if why_not else Move(holders)
-
-
-def _why_not(loser: Loser, holders: tuple[Hold, ...]) -> str:
-    """Why a taint would not move the loser, whoever else is on the device; empty if it would."""
-    if not holders:
-        return "it asks for more than the device has"
-    if any(hold.plane is not Plane.DEVICE_PLUGIN for hold in holders):
-        return "another claim has the device, and a taint would evict that claim's pods"
-    if loser.extended_resource:
-        return (
-            "the scheduler made the claim for an extended resource, and the cluster does not evict such pods"
-        )
-    if not loser.asker.pods:
-        return "no pod is known that names the claim"
-    return ""
-
-
-def _beside(loser: Loser, device: str, roster: Roster, account: Account, others: Collection[str]) -> str:
-    """Which other claim is on the device, a sharer or one with admin access; empty if there is none."""
-    group = loser.pick.group
-    who = next((str(h.holder) for h in account.of_group(Plane.DRA, group) if h.device == device), "")
-    for claim in account.prepared_claims():
-        if not who and claim.group == group and claim.holder.uid != loser.asker.claim.uid:
-            names = (answered.device for answered in decode(claim.answer).answer.devices)
-            if any(known.name == device for name in names if (known := roster.by_name.get(name))):
-                who = str(claim.holder)
-    if not who and any(uid != loser.asker.claim.uid for uid in others):
-        who = "another claim"
-    return f"{who} has the device too, and a taint would evict its pods" if who else ""
 
 
 class Known(Protocol):
@@ -167,20 +65,6 @@ class Nothing:
     def claims_on(self, driver: str, device: str) -> Collection[str]:
         """None are known."""
         return ()
-
-
-@dataclass(slots=True)
-class _Tokens:
-    """A storm of taints is a storm of evictions: they have a budget."""
-
-    left: float = BURST
-    at: float = field(default_factory=time.monotonic)
-
-    def wait_s(self) -> float:
-        now = time.monotonic()
-        self.left = min(BURST, self.left + (now - self.at) / REFILL_S) - 1
-        self.at = now
-        return max(0.0, -self.left * REFILL_S)
 
 
 @dataclass(slots=True)
@@ -239,7 +123,7 @@ class Healing:
         self._stored: dict[str, int] = {}
         self._dropped: set[str] = set()
         self._left: OrderedDict[tuple[str, str, str], tuple[str, float]] = OrderedDict()
-        self._tokens = _Tokens()
+        self._budget = Budget(1 / REFILL_S, BURST, clock)
         self._news = asyncio.Event()
         ledger.subscribe(lambda _: self._news.set())
 
@@ -323,7 +207,7 @@ class Healing:
 
     async def _see_to(self, loser: Loser) -> None:
         verdict = self._decide(loser)
-        if isinstance(verdict, Move) and (pause := self._tokens.wait_s()):
+        if isinstance(verdict, Move) and (pause := self._budget.claim()):
             await asyncio.sleep(pause)
             verdict = self._decide(loser)
         match verdict:

@@ -17,8 +17,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from bridge.platform.budget import Budget
 from dra_v1 import points
 from dra_v1.backoff import Backoff
 from dra_v1.kube import KubeApi
@@ -31,7 +32,7 @@ COMPONENT = "device-bridge"
 SAME_S = 600.0
 """For so long the same text about the same object is not posted again; a stuck pod's Prepare comes every minute."""
 
-BURST, REFILL_S = 40, 2.0
+BURST, REFILL_S = 40.0, 2.0
 """So many events at once, and then one each so many seconds: a daemon runs on every node."""
 
 QUEUE = 100
@@ -137,20 +138,6 @@ class _Told:
     name: str = ""
 
 
-@dataclass(slots=True)
-class Budget:
-    """Posts that may be made now; refilled at one each `REFILL_S`."""
-
-    left: float = BURST
-    at: float = field(default_factory=time.monotonic)
-
-    def wait_s(self, now: float) -> float:
-        """Take one; seconds to wait first."""
-        self.left = min(BURST, self.left + (now - self.at) / REFILL_S) - 1
-        self.at = now
-        return max(0.0, -self.left * REFILL_S)
-
-
 class Events:
     """Posts events until cancelled.
 
@@ -175,7 +162,7 @@ class Events:
         self._clock = clock
         self._queue: asyncio.Queue[_Text] = asyncio.Queue(QUEUE)
         self._told: OrderedDict[_Text, _Told] = OrderedDict()
-        self._budget = Budget(at=clock())
+        self._budget = Budget(1 / REFILL_S, BURST, clock)
         self._failing = ""
         self._without_right_until = 0.0
 
@@ -208,8 +195,7 @@ class Events:
             if self._clock() < self._without_right_until:
                 self._counted("failed")
                 continue
-            if pause := self._budget.wait_s(self._clock()):
-                await asyncio.sleep(pause)
+            await self._budget.take()
             await self._post(text)
 
     async def _post(self, text: _Text) -> None:

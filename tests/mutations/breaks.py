@@ -10,6 +10,9 @@ _ARBITRATION = "tests/property/test_arbitration_model.py"
 _EVIDENCE = "tests/unit/test_evidence.py"
 _RECONCILE = "tests/unit/test_reconcile.py"
 _PLANES = "tests/protocol/test_daemon_planes.py"
+_HEALING = "tests/unit/test_healing.py"
+_HEALED = "tests/protocol/test_daemon_healing.py"
+_CONTROL = "tests/protocol/test_daemon_control.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,5 +203,69 @@ BREAKS = (
         "    room = free_units(roster, account, device)\n    # From the end",
         "    room = device.shares\n    # From the end",
         ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "a pod is moved although another claim has the device",
+        "net 3, H43",
+        "bridge/planes/conflicts.py",
+        "    if any(hold.plane is not Plane.DEVICE_PLUGIN for hold in holders):\n",
+        "    if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a pod is moved although somebody looks at the device with admin access",
+        "net 3, H43",
+        "bridge/planes/conflicts.py",
+        "        if not who and claim.group == group and claim.holder.uid != loser.asker.claim.uid:\n",
+        "        if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a pod that only asked for the extended resource is thought to be moved by a taint",
+        "net 3",
+        "bridge/planes/conflicts.py",
+        "    if loser.extended_resource:\n",
+        "    if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a claim that lost the race is left alone with it",
+        "net 3",
+        "bridge/planes/dra.py",
+        "                self._around.healing.lost(loser)\n",
+        "",
+        (_HEALED,),
+    ),
+    Break(
+        "a taint stays after its claim has gone",
+        "net 3, H43",
+        "bridge/planes/healing.py",
+        "        taint.wanted -= 1\n",
+        "",
+        (_HEALED,),
+    ),
+    Break(
+        "a claim gets a device whose taint may still be stored",
+        "net 3, H43",
+        "bridge/planes/healing.py",
+        "        if (group, shown) not in self._taints:\n",
+        "        if True:\n",
+        (_CONTROL,),
+    ),
+    Break(
+        "a device is released by force although it is open",
+        "S4",
+        "bridge/planes/release.py",
+        "    if not force and (use.found or use.unknown):\n",
+        "    if not force and use.unknown:\n",
+        (_CONTROL,),
+    ),
+    Break(
+        "a device is released by force although nobody can tell whether it is in use",
+        "S4",
+        "bridge/planes/release.py",
+        "    if not force and (use.found or use.unknown):\n",
+        "    if not force and use.found:\n",
+        ("tests/unit/test_cli_operator.py",),
     ),
 )

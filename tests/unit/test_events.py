@@ -193,7 +193,7 @@ async def test_telling_never_waits_and_never_grows() -> None:
 
 
 async def test_a_burst_is_posted_and_the_rest_waits_for_its_budget(post: Post) -> None:
-    for number in range(BURST + 1):
+    for number in range(int(BURST) + 1):
         post.events.tell(POD, Reason.DEVICE_REFUSED, f"text {number}")
     await post.until(posted=BURST)
     assert post.counts["posted"] == BURST

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bridge.ledger.account import Account
 from bridge.ledger.holds import ClaimHolder, Phase, Pick, Plane, PodHolder, PreparedClaim
 from bridge.planes.claims import Stored, encode
-from bridge.planes.healing import Leave, Loser, Move, Over, decide
+from bridge.planes.conflicts import Leave, Loser, Move, Over, decide
 from bridge.planes.projection import SliceOffer, dra_view
 from bridge.planes.report import Asker
 from bridge.planes.roster import Roster
