@@ -122,6 +122,7 @@ class Healing:
         self._marks: dict[str, int] = {}
         self._stored: dict[str, int] = {}
         self._dropped: set[str] = set()
+        self._said: OrderedDict[tuple[str, str, str], told.ConflictStands] = OrderedDict()
         self._left: OrderedDict[tuple[str, str, str], tuple[str, float]] = OrderedDict()
         self._budget = Budget(1 / REFILL_S, BURST, clock)
         self._news = asyncio.Event()
@@ -218,6 +219,7 @@ class Healing:
                 await self._leave(loser, why)
             case Over():
                 self._losers.pop(loser.key, None)
+                self._said.pop(loser.key, None)
 
     async def _leave(self, loser: Loser, why: str) -> None:
         """Say who has the device; evidence names the pod of a new hold a moment after it was made."""
@@ -226,7 +228,11 @@ class Healing:
             self._news.clear()
             await self._wait(left)
         news = told.ConflictStands(loser.pick.group, loser.shown, loser.asker, self._holders(loser), why)
-        self._report.tell(news)
+        if self._said.get(loser.key) != news:  # the kubelet asks again and again
+            self._said[loser.key] = news
+            if len(self._said) > _REMEMBERED:
+                self._said.popitem(last=False)
+            self._report.tell(news)
 
     def _holders(self, loser: Loser) -> tuple[Hold, ...]:
         try:

@@ -176,6 +176,18 @@ async def test_a_taint_that_a_daemon_left_behind_is_taken_back_at_the_next_start
         assert set(node.ledger()) == {acc(0)}
 
 
+async def test_a_conflict_that_stands_is_told_once_however_often_the_kubelet_asks() -> None:
+    async with stage(UNBOUND, devices=1) as node:
+        await node.allocate(acc(0))
+        late = node.claim_on("c", acc(0))
+        for _ in range(3):
+            await node.prepare(late)
+        text = await told(node, "c", "DeviceConflictStands")
+        assert "no pod is known that names the claim" in text
+        await node.prepare(late)
+        assert len(node.log.of("refused")) == 4 and len(node.log.of("conflict stands")) == 1
+
+
 async def test_refusals_are_told_on_the_claim_its_pods_and_the_node() -> None:
     async with stage(UNBOUND, devices=1, profile="1.32") as node:
         node.box.create_claim("c", make.request("acc"))
