@@ -28,6 +28,7 @@ from bridge.daemon.http import HttpEndpoint
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
+from bridge.daemon.orphans import Orphans
 from bridge.daemon.probes import Probes
 from bridge.daemon.rivals import Rivals
 from bridge.daemon.serving import Serving
@@ -169,6 +170,18 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         }
         if early is not None:
             work["early word"] = early.run()
+        if resources is not None:
+            orphans = Orphans(
+                ledger,
+                _drivers(config),
+                settings.node_name,
+                sources.look,
+                resources,
+                budget,
+                cdi,
+                deallocations.expect,
+            )
+            work["orphans"] = orphans.run()
         await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
 
