@@ -29,7 +29,7 @@ GRACE_S = 5
 
 
 @pytest.mark.oldest
-def test_no_device_is_ever_handed_out_twice(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_h1_no_device_is_ever_handed_out_twice(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     group, devices = stage.group(), 8
     paths = stage.judged(group, devices)
     daemon = stage.start(group.config(), releaseGraceSeconds=GRACE_S)
@@ -50,7 +50,7 @@ def test_no_device_is_ever_handed_out_twice(stage: Stage, capsys: pytest.Capture
     report(capsys, stage, daemon.entries(), planes)
 
 
-def test_a_shared_device_never_has_more_holders_than_credits(
+def test_h30_a_shared_device_never_has_more_holders_than_credits(
     stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group, credits_ = stage.group("nx"), 4

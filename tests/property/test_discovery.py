@@ -94,7 +94,7 @@ def _fit(held: list[Device], inventory: Inventory) -> bool:
 
 @settings(max_examples=200)
 @given(findings())
-def test_an_exclusive_device_never_fits_beside_another_that_shares_its_silicon(
+def test_h29_an_exclusive_device_never_fits_beside_another_that_shares_its_silicon(
     found: dict[str, Found],
 ) -> None:
     inventory = merge(found)

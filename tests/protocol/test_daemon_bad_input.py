@@ -139,7 +139,7 @@ async def test_a_cluster_without_dra_is_served_by_the_device_plugin_and_told_onc
         assert len(node.log.of("DRA stays off")) == 1
 
 
-async def test_an_api_server_that_is_away_at_the_start_does_not_keep_the_device_plugin_waiting() -> None:
+async def test_h33_an_api_server_that_is_away_at_the_start_does_not_keep_the_device_plugin_waiting() -> None:
     async with stage(start=False) as node:
         await node.box.observe.wait("KubeletSynced")
         await node.box.wait_gone("pods", "none")
@@ -205,7 +205,7 @@ async def test_a_device_that_vanished_before_prepare() -> None:
         "plugins/acc.device-bridge.io/dra.sock",
     ],
 )
-async def test_a_socket_of_somebody_else_under_our_name(taken: str) -> None:
+async def test_h19_a_socket_of_somebody_else_under_our_name(taken: str) -> None:
     async with stage(start=False) as node:
         await node.box.kubelet.kill()
         path = node.box.paths.kubelet / taken
@@ -221,7 +221,7 @@ async def test_a_socket_of_somebody_else_under_our_name(taken: str) -> None:
         await foreign.wait_closed()
 
 
-async def test_a_second_daemon_on_the_node_ends_and_the_first_goes_on() -> None:
+async def test_h17_a_second_daemon_on_the_node_ends_and_the_first_goes_on() -> None:
     async with stage() as node:
         second = await DaemonProcess(node.box.paths, node.box.node, node.config).start()
         assert await second.ended() == 1

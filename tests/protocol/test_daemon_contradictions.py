@@ -122,7 +122,7 @@ async def test_a_checkpoint_entry_of_a_pod_that_never_existed_holds_nothing(know
         assert not (await node.prepare(claim))[uid(claim)].error
 
 
-async def test_a_hold_that_only_a_pod_that_never_existed_explains_ends(
+async def test_h10_a_hold_that_only_a_pod_that_never_existed_explains_ends(
     known: Attributions, clock: Clock
 ) -> None:
     """The API server is asked: it knows of no such pod."""
@@ -294,7 +294,7 @@ async def test_a_ledger_lost_while_the_kubelet_is_silent_closes_the_group_until_
         await node.offers(acc(0))
 
 
-async def test_a_device_that_says_it_is_used_is_not_given_to_the_next_while_no_hold_explains_it(
+async def test_h41_a_device_that_says_it_is_used_is_not_given_to_the_next_while_no_hold_explains_it(
     known: Attributions, clock: Clock
 ) -> None:
     """The kernel counts credits in use; a process of the host may have them (H41), or one that nobody shows."""

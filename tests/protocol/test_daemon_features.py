@@ -44,7 +44,7 @@ def ids(*numbers: int) -> set[str]:
     return {f"nx-gzip--{number}" for number in numbers}
 
 
-async def test_nx_gzip_is_shared_by_both_planes_with_consumable_capacity() -> None:
+async def test_h30_nx_gzip_is_shared_by_both_planes_with_consumable_capacity() -> None:
     async with stage(NX, start=False) as node:
         await nx(node, 4)
         await node.lists(ids(0, 1, 2, 3), set(), NX_RESOURCE)
@@ -103,7 +103,7 @@ async def test_nx_gzip_is_shared_by_both_planes_by_named_shares_where_capacity_c
         await node.box.observe.wait("Unschedulable", "default/waits", within=20)
 
 
-async def test_more_shares_than_there_are_are_refused() -> None:
+async def test_h30_more_shares_than_there_are_are_refused() -> None:
     async with stage(NX, start=False) as node:
         await nx(node, 2)
         share = {"shareID": "0a4c3a7e-1111-4222-8333-444455556666", "consumedCapacity": {"credits": "3"}}

@@ -45,7 +45,7 @@ async def test_s3_what_the_device_plugin_holds_is_refused_to_a_claim() -> None:
         assert not answer.devices and node.ledger()[acc(0)][0] is DP
 
 
-async def test_s3_a_claim_that_lost_the_race_is_told_by_whom_and_served_when_that_pod_ends() -> None:
+async def test_s3_h2_a_claim_that_lost_the_race_is_told_by_whom_and_served_when_that_pod_ends() -> None:
     async with stage(ACC | {"binding": "off"}, devices=1) as node:
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0))
@@ -64,7 +64,7 @@ async def test_s3_a_claim_that_lost_the_race_is_told_by_whom_and_served_when_tha
         assert node.nodes_of_any("loser") == []
 
 
-async def test_s2_a_pod_that_lost_the_race_fails_with_the_holders_name() -> None:
+async def test_s2_h3_a_pod_that_lost_the_race_fails_with_the_holders_name() -> None:
     async with stage(devices=1) as node:
         held = node.claim_on("c", acc(0))
         manager = node.box.kubelet.devices
@@ -204,14 +204,14 @@ async def test_mode_dra_serves_no_device_plugin() -> None:
         await node.offers(acc(0), acc(1))
 
 
-async def test_mode_dra_serves_old_pods_through_the_class() -> None:
+async def test_h31_mode_dra_serves_old_pods_through_the_class() -> None:
     """The destination of a migration: `extendedResourceName` of the class stands for the old resource."""
     async with stage(mode="dra") as node:
         node.box.create_class("old", "acc.device-bridge.io", extended="example.com/acc")
         assert await node.run_pod("p", limits={"example.com/acc": 1}) == ["/dev/crypto/acc0"]
 
 
-async def test_a_partition_is_a_fixed_split_without_refusals() -> None:
+async def test_h37_a_partition_is_a_fixed_split_without_refusals() -> None:
     group = {
         "name": GROUP,
         "kind": "device-node",
@@ -241,7 +241,7 @@ async def test_a_partition_is_a_fixed_split_without_refusals() -> None:
             await node.allocate(acc(0))
 
 
-async def test_two_groups_of_one_silicon_have_one_account() -> None:
+async def test_h29_two_groups_of_one_silicon_have_one_account() -> None:
     """The same nodes under two names, one group for each plane: still never twice."""
     groups = [
         {"name": "acc", "kind": "device-node", "mode": "dra", "options": {"include": ["/dev/crypto/acc*"]}},

@@ -159,7 +159,7 @@ async def test_h19_stale_slices_of_our_own_from_before_are_no_rivals() -> None:
         assert node.log.of("foreign slices removed") == []
 
 
-async def test_of_two_daemons_that_start_at_once_one_serves_and_the_other_says_who() -> None:
+async def test_h17_of_two_daemons_that_start_at_once_one_serves_and_the_other_says_who() -> None:
     async with stage(start=False) as node:
         await node.box.observe.wait("KubeletSynced")
         made = [DaemonProcess(node.box.paths, node.box.node, node.config) for _ in range(2)]

@@ -370,7 +370,7 @@ async def test_h26_admin_access_is_told_that_it_may_go_on_whoever_has_the_device
         assert conditions(node, "c") == {acc(0): {f"{DRIVER}/reserved"}}
 
 
-async def test_pods_of_extended_resources_are_reserved_for_too() -> None:
+async def test_h31_pods_of_extended_resources_are_reserved_for_too() -> None:
     async with stage(ACC | {"mode": "dra", "binding": "on"}) as node:
         node.box.create_class("again", DRIVER, extended=RESOURCE)
         await node.box.until(lambda: carries_conditions(node), "devices that wait for us")

@@ -352,7 +352,7 @@ async def test_h26_admin_access_is_granted_on_a_device_in_use(box: Sandbox, driv
     assert results(box, "admin")[0]["adminAccess"] is True
 
 
-async def test_an_extended_resource_goes_to_dra_where_the_node_has_none(
+async def test_h31_an_extended_resource_goes_to_dra_where_the_node_has_none(
     box: Sandbox, driver: RawDraDriver
 ) -> None:
     box.api.registry.delete("deviceclasses", "acc")

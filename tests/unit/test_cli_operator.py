@@ -56,7 +56,7 @@ async def _fill(bench: Bench) -> None:
     await ledger.close()
 
 
-def test_holds_without_a_daemon_says_so_and_reads_the_ledger(bench: Bench) -> None:
+def test_h39_holds_without_a_daemon_says_so_and_reads_the_ledger(bench: Bench) -> None:
     filled(bench)
     shown = bench.bridge("holds", "-o", "json")
     assert shown.exit_code == 0
@@ -112,7 +112,7 @@ def test_release_is_refused_where_nobody_can_tell_and_done_by_force(bench: Bench
     assert again.exit_code == 1 and "there is nothing to release" in again.stderr
 
 
-def test_release_is_refused_while_a_process_has_the_device_open(bench: Bench) -> None:
+def test_h41_release_is_refused_while_a_process_has_the_device_open(bench: Bench) -> None:
     filled(bench)
     node = bench.folder / "root" / "dev" / "crypto" / "acc0"
     with node.open("rb"):

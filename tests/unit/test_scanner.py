@@ -99,7 +99,7 @@ def test_groups_are_found_in_their_order(tree: Tree) -> None:
     assert [device.name for device in inventory.group("a")] == ["a0"]
 
 
-def test_the_same_silicon_in_two_groups_is_one_part(tree: Tree) -> None:
+def test_h29_the_same_silicon_in_two_groups_is_one_part(tree: Tree) -> None:
     tree.file("/dev/acc0")
     tree.link("/dev/by-id/acc", "../acc0")
     inventory = scan([group("a", include=["/dev/acc*"]), group("b", include=["/dev/by-id/*"])], tree.roots)

@@ -183,7 +183,7 @@ async def test_the_same_question_is_asked_with_growing_pauses() -> None:
     assert api.lists <= 9 and await pods.look({"uid-q"}) is None
 
 
-async def test_an_ended_pod_and_a_static_one() -> None:
+async def test_h32_an_ended_pod_and_a_static_one() -> None:
     api = Api(
         pod("done", "uid-d", "Succeeded", grace=None),
         pod("static", "uid-mirror", **{"kubernetes.io/config.hash": "uid-static"}),

@@ -260,7 +260,7 @@ async def test_a_driver_that_is_not_there_is_waited_for(node: Node, plugins: Plu
     assert len(driver.prepared()) == 1
 
 
-async def test_a_pod_past_the_scheduler_may_not_use_its_claim(
+async def test_h32_a_pod_past_the_scheduler_may_not_use_its_claim(
     node: Node, plugins: Plugins, journal: Journal
 ) -> None:
     driver = plugins.dra()

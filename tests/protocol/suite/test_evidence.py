@@ -36,7 +36,7 @@ async def test_podresources_lists_app_containers_and_sidecars_each_device_by_its
         assert [numa.ID for numa in device.topology.nodes] == [0]
 
 
-async def test_podresources_hides_a_running_init_container_and_the_checkpoint_shows_it(
+async def test_h11_podresources_hides_a_running_init_container_and_the_checkpoint_shows_it(
     node: Node, plugins: Plugins
 ) -> None:
     plugin = plugins.device("a0")
@@ -70,7 +70,9 @@ async def test_podresources_lets_go_of_an_ended_pod_before_the_checkpoint_does(
     await node.until(written, "the next list to write the checkpoint")
 
 
-async def test_a_force_deleted_pod_is_missing_while_its_container_runs(node: Node, plugins: Plugins) -> None:
+async def test_h9_a_force_deleted_pod_is_missing_while_its_container_runs(
+    node: Node, plugins: Plugins
+) -> None:
     plugin = plugins.device("a0")
     await plugin.start()
     await node.create(Pod("p", (Box(limits={node.resource: 1}, stop=4),), grace=8))
