@@ -51,15 +51,15 @@ class Watches:
         trouble: why there can be none; empty while there can.
     """
 
-    def __init__(self, resources: ResourceApi, budget: Budget, limit: int = WATCHES) -> None:
+    def __init__(self, resources: ResourceApi, budget: Budget) -> None:
         self.open = 0
         self.trouble = ""
-        self._resources, self._budget, self._limit = resources, budget, limit
+        self._resources, self._budget = resources, budget
 
     @property
     def free(self) -> bool:
         """Whether one more may be begun."""
-        return not self.trouble and self.open < self._limit
+        return not self.trouble and self.open < WATCHES
 
     async def feed(self, key: Key, heard: Callable[[Json | None], None], silent: Callable[[], None]) -> None:
         """Tell how a claim is now, and of each change, until cancelled or watches turn out to be forbidden.

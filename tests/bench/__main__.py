@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import allocate, hotplug, prepare, start
+from tests.bench import allocate, hotplug, pods, prepare, start, withdrawal
 from tests.bench.figures import Figure, table, write
 from tests.bench.prepare import GROUP
 from tests.bench.scale import DEVICES, FULL, QUICK, Scale
@@ -21,6 +21,8 @@ PARTS: Mapping[str, Callable[[Stage, Scale], Awaitable[list[Figure]]]] = {
     "prepare": prepare.measure,
     "allocate": allocate.measure,
     "hotplug": hotplug.measure,
+    "withdrawal": withdrawal.measure,
+    "pods": pods.measure,
     "many": start.measure_many,
 }
 

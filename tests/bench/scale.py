@@ -22,6 +22,7 @@ class Scale:
         starts: starts of the daemon.
         idle_s: seconds over which idle CPU is taken; a whole period of the slow rescan.
         many: devices of the big node.
+        pods: whole pods on each plane.
     """
 
     held: tuple[int, ...] = (64, 256, 1000)
@@ -31,6 +32,7 @@ class Scale:
     starts: int = 7
     idle_s: float = 60.0
     many: int = 10_000
+    pods: int = 5
 
     def warm_up(self) -> Self:
         """A little of it, for caches and pools."""
@@ -38,5 +40,5 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale((64, 128), 100, 2, 10, 2, 5.0, 1000)
+QUICK = Scale((64, 128), 100, 2, 10, 2, 5.0, 1000, 1)
 """Shows that the bench works; its figures mean little."""

@@ -8,11 +8,14 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+
+import yaml
 
 from dra_v1.kube import KubeApi
 from tests.cluster import Cluster
@@ -24,6 +27,9 @@ SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 METRICS = ("127.0.0.1", 9464)
 LIMIT_S = 60.0
 FOLDER = "/dev/bridge-test"
+_REQUEST = re.compile(
+    r'device_bridge_api_requests_total{code="\d+",resource="(?P<resource>[^"]*)",verb="(?P<verb>\w+)"} (?P<count>\S+)'
+)
 MAJOR = 120
 """Reserved for local use: the devices are looked at, never opened."""
 
@@ -85,9 +91,10 @@ class Stage:
 
     # The daemon
 
-    def configure(self, group: str, replicas: int = 1) -> Path:
+    def configure(self, group: str, replicas: int = 1, binding: str = "auto") -> Path:
         """Write the configuration of one group in dual mode: every device named `<group>-…`."""
         options = {"include": [f"{FOLDER}/{group}-*"], "replicas": replicas}
+        self._allow(f"{group}.device-bridge.io")
         path = self.cluster.workdir / f"{group}.json"
         path.write_text(
             json.dumps(
@@ -95,12 +102,21 @@ class Stage:
                     "apiVersion": "device-bridge.io/v1alpha1",
                     "kind": "BridgeConfig",
                     "mode": "dual",
-                    "groups": [{"name": group, "kind": "device-node", "options": options}],
+                    "groups": [
+                        {"name": group, "kind": "device-node", "binding": binding, "options": options}
+                    ],
                     "daemon": {"metricsAddress": ":".join(map(str, METRICS))},
                 }
             )
         )
         return path
+
+    def _allow(self, driver: str) -> None:
+        """Grant what two-phase binding needs: everything is measured with it."""
+        role, binding = yaml.safe_load_all((REPOSITORY / "kustomize/base/driver-rbac.yaml").read_text())
+        role["rules"][0]["resourceNames"] = [driver]
+        for body in (role, binding):
+            self.cluster.apply(body)
 
     def start(self, config: Path, *, again: bool = False) -> Daemon:
         """Start the daemon with an empty ledger, or `again` with the one that there is, and do not wait for it."""
@@ -177,6 +193,21 @@ class Daemon:
         """Its process, as this machine sees it."""
         self._pid = self._pid or self._process.inner_pid
         return self._pid
+
+    def requests(self) -> dict[str, float]:
+        """Requests to the API server so far, by verb and resource."""
+        connection = http.client.HTTPConnection(*METRICS, timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        found: dict[str, float] = {}
+        for line in text.splitlines():
+            if match := _REQUEST.match(line):
+                what = f"{match['verb']} {match['resource']}"
+                found[what] = found.get(what, 0.0) + float(match["count"])
+        return found
 
     def resident_mib(self) -> float:
         """Resident memory now."""

@@ -9,6 +9,7 @@ _MODEL = "tests/property/test_ledger_model.py"
 _ARBITRATION = "tests/property/test_arbitration_model.py"
 _EVIDENCE = "tests/unit/test_evidence.py"
 _RECONCILE = "tests/unit/test_reconcile.py"
+_EARLY = "tests/protocol/test_early_word.py"
 _PLANES = "tests/protocol/test_daemon_planes.py"
 _HEALING = "tests/unit/test_healing.py"
 _HEALED = "tests/protocol/test_daemon_healing.py"
@@ -203,6 +204,70 @@ BREAKS = (
         "    room = free_units(roster, account, device)\n    # From the end",
         "    room = device.shares\n    # From the end",
         ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "what a claim is seen allocated is not reserved",
+        "net 1, Q3",
+        "bridge/planes/reservations.py",
+        "            await ledger.reserve(part.name, claim, picks)\n",
+        "            pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "the scheduler is told of a lost device before the slices are without it",
+        "net 1, Q3, H2",
+        "bridge/planes/reservations.py",
+        "                    await part.stored()\n",
+        "                    pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a pod may be bound before the kubelet was sent the news",
+        "net 1, Q3",
+        "bridge/planes/reservations.py",
+        "                    await part.listed()\n",
+        "                    pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a lost claim is told that it may go on",
+        "net 1, Q3",
+        "bridge/planes/conditions.py",
+        "    return names.elsewhere if verdict.refusal and not result.admin_access else names.reserved\n",
+        "    return names.reserved\n",
+        (_EARLY, "tests/unit/test_conditions.py"),
+    ),
+    Break(
+        "devices wait for conditions that we may not set",
+        "Q3 H25",
+        "bridge/planes/binding.py",
+        "        if not lacking:\n",
+        "        if True:\n",
+        (_EARLY,),
+    ),
+    Break(
+        "devices wait for conditions that the cluster does not keep",
+        "Q3 H25",
+        "bridge/planes/binding.py",
+        "        if self.active and fields & FIELDS:\n",
+        "        if False:\n",
+        (_EARLY,),
+    ),
+    Break(
+        "admin access is a hold",
+        "H26",
+        "bridge/planes/claims.py",
+        "for result in results if not result.admin_access)\n",
+        "for result in results)\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a reservation of a deallocated claim is kept for ever",
+        "net 1, H4",
+        "bridge/planes/deallocation.py",
+        "_OPEN = (Phase.RELEASING, Phase.RESERVED)\n",
+        "_OPEN = (Phase.RELEASING,)\n",
+        (_EARLY,),
     ),
     Break(
         "a pod is moved although another claim has the device",
