@@ -85,7 +85,7 @@ class Track:
 
     Attributes:
         races: all so far.
-        told: events about pods and claims, as first seen.
+        told: events about pods and claims, and how pods ended, as first seen.
     """
 
     def __init__(self, bed: Bed, groups: Sequence[Group], spare: Group, arm: str, rng: random.Random) -> None:
@@ -184,9 +184,9 @@ class Track:
         """Do what the cluster's controllers and the winner would do next."""
         race = course.race
         for plane, name in list(course.pods.items()):
-            pod, lost = pods.get(name), course.won is None or course.won[1] != plane
-            if lost and (pod is None or pod["status"].get("phase") in ENDED):
-                self._make(course, plane)  # refused or evicted: its controller makes another
+            self._heed(pods.get(name))
+            if (course.won is None or course.won[1] != plane) and _is_over(pods.get(name)):
+                self._make(course, plane)  # refused or evicted: its controller makes another at once
         had = {plane: [opened[u] for u in race.pods[plane] if u in opened] for plane in (DEVICE_PLUGIN, DRA)}
         now = time.monotonic()
         if course.won is None:
@@ -204,6 +204,13 @@ class Track:
         elif course.ended is not None and now - course.ended > AFTER_S:
             course.over = True
 
+    def _heed(self, pod: Mapping[str, Any] | None) -> None:
+        """What a pod's own status says of its end is word to its owner too."""
+        if pod is not None and pod["status"].get("phase") == "Failed":
+            uid, status = pod["metadata"]["uid"], pod["status"]
+            reason, text = f"status: {status.get('reason')}", str(status.get("message", ""))
+            self.told.setdefault(uid, Told(time.monotonic(), uid, reason, text))
+
     def _steer(self, courses: Sequence[Course]) -> None:
         """Give the plane that wins seldom a better start in the next round, in ever smaller steps."""
         wins = [c.won[1] for c in courses if c.won is not None]
@@ -211,6 +218,10 @@ class Track:
             ahead = (wins.count(DEVICE_PLUGIN) - wins.count(DRA)) / len(wins)
             self._slow = min(MOST_SLOW_S, max(0.0, self._slow - self._step * ahead))
             self._step = max(0.05, self._step * 0.8)
+
+
+def _is_over(pod: Mapping[str, Any] | None) -> bool:
+    return pod is None or "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") in ENDED
 
 
 def run(arm: str, races: int, side: int, seed: int, keep: Path | None) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.campaign.checker import DOUBLE_USE, Bounds, check
@@ -61,6 +61,7 @@ class Result:
         collided: whether the cluster had given the device to both.
         told: from the race's begin to the first word to the loser of who has the device; None if there was none.
         word: what kind of word that was.
+        placed: from the race's begin to a pod's being bound with a spare device.
         elsewhere: from the race's begin to the loser's running on a spare device.
         after: from the winner's being told to end to the loser's running on the same device.
     """
@@ -69,6 +70,7 @@ class Result:
     collided: bool
     told: float | None = None
     word: str = ""
+    placed: float | None = None
     elsewhere: float | None = None
     after: float | None = None
 
@@ -123,6 +125,7 @@ def _row(loser: str, results: Sequence[Result]) -> list[str]:
     found = [f"{loser} lost {len(results)}: told by {dict(words)}"]
     for what, values in (
         ("  told after", [r.told for r in results if r.told is not None]),
+        ("  bound with a spare device after", [r.placed for r in results if r.placed is not None]),
         ("  ran elsewhere after", [r.elsewhere for r in results if r.elsewhere is not None]),
         (
             "  ran on the same device, from the winner's being told to end",
@@ -166,7 +169,8 @@ class _Story:
         later = [o for o in self._had(race, loser) if o.t > won]
         elsewhere = next((o.t - race.begun for o in later if o.device != race.path), None)
         after = next((o.t - freed for o in later if o.device == race.path), None)
-        return Result(winner, collided, told, word, elsewhere, after)
+        placed = self._placed(race) - race.begun if loser == DRA and elsewhere is not None else None
+        return Result(winner, collided, told, word, placed, elsewhere, after)
 
     def _had(self, race: Race, plane: str) -> list[Open]:
         return [self._opens[uid] for uid in race.pods[plane] if uid in self._opens]
@@ -176,14 +180,23 @@ class _Story:
 
     def _allocated(self, race: Race) -> float | None:
         """When a claim of the race was first allocated the device itself."""
-        times = [
-            claim.t
-            for uid in race.pods[DRA]
-            for name in {name for pod in self._pods.get(uid, ()) for name in pod.claims}
-            for claim in self._claims.get((self._pods[uid][0].namespace, name), ())
-            if any(driver == race.group.driver for driver, _, _ in claim.devices)
-        ]
-        return min(times, default=None)
+        return min(
+            (t for t, driver, _ in self._allocations(race) if driver == race.group.driver), default=None
+        )
+
+    def _placed(self, race: Race) -> float:
+        """When a pod was bound whose claim is allocated a spare device."""
+        spare = [(t, uid) for t, driver, uid in self._allocations(race) if driver == race.spare.driver]
+        return min(max(t, self._bound(uid) or t) for t, uid in spare)
+
+    def _allocations(self, race: Race) -> Iterator[tuple[float, str, str]]:
+        """Each time that a claim of the race was seen allocated: when, of which driver, for which pod."""
+        for uid in race.pods[DRA]:
+            namespace = self._pods[uid][0].namespace
+            for name in {name for pod in self._pods[uid] for name in pod.claims}:
+                for claim in self._claims.get((namespace, name), ()):
+                    for driver, _, _ in claim.devices:
+                        yield claim.t, driver, uid
 
     def _word(self, race: Race, loser: str) -> tuple[float | None, str]:
         """The first event about the loser, or its claim, that says who has the device; else its end at admission."""
