@@ -96,7 +96,7 @@ FAULTS: dict[str, float] = {
     "API server slow": 0.4,
     "watches dropped": 0.5,
     "watch history forgotten": 0.2,
-    "scheduler stale": 5.0,
+    "scheduler stale": 9.0,
     "clock stepped": 0.6,
     "disk full": 0.4,
     "runtime silent": 0.3,
@@ -215,8 +215,9 @@ class Maker:
 
     def _stale(self) -> Iterator[Step]:
         """Slow news: both planes ask for more than there is, and each believes of the other what was."""
-        if self._random.random() < 0.5:
-            yield Step("daemon stopped for a while", {"for": self._random.choice((60, 150, 300))}, 0)
+        delay = self._random.choice(("daemon stopped for a while", "API server slow", ""))
+        if delay:
+            yield Step(delay, {"for": self._random.choice((60, 150, 300)), "pick": 2}, 0)
         yield Step("scheduler stale", {"for": self._random.choice((100, 250, 500))}, 0)
         planes = ["device-plugin", "dra"] * self._random.choice((2, 3, 4))
         self._random.shuffle(planes)
