@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from tests.e2e.stage import Group
 
 SHARE = 0.1
 """Each plane wins so much of the races, else it was none."""
+
+_NAMES_HOLDER = re.compile(r"held by|reserved for")
 
 
 @dataclass(slots=True)
@@ -209,12 +212,12 @@ class _Story:
             for claim in self._claims.get((pod.namespace, name), ())
         }
         for one in self._told:
-            if one.about in about and "held by" in one.text:
+            if one.about in about and _NAMES_HOLDER.search(one.text):
                 return one.t - race.begun, one.reason
         failed = next(
             (line.t for line in self._pods.get(race.pods[loser][0], ()) if line.phase in ENDED), None
         )
-        return (None, "") if failed is None else (failed - race.begun, "its status alone")
+        return (None, "") if failed is None else (failed - race.begun, "its status, without the holder")
 
 
 def _slow(races: Sequence[Race]) -> str:
