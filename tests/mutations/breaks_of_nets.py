@@ -1,0 +1,235 @@
+"""Breaks of the nets against a lost race, of what each plane shows, and of the order of a start."""
+
+from __future__ import annotations
+
+from tests.mutations.one import Break
+
+_STORE = "tests/unit/test_ledger_store.py"
+_MODEL = "tests/property/test_ledger_model.py"
+_EARLY = "tests/protocol/test_early_word.py"
+_HEALING = "tests/unit/test_healing.py"
+_HEALED = "tests/protocol/test_daemon_healing.py"
+_CONTROL = "tests/protocol/test_daemon_control.py"
+_REBUILD = "tests/protocol/test_daemon_rebuild.py"
+_RIVALS = "tests/protocol/test_daemon_rivals.py"
+_RECOVERY = "tests/protocol/test_daemon_recovery.py"
+
+BREAKS = (
+    Break(
+        "a reservation is not a hold",
+        "S2, net 1",
+        "bridge/ledger/ledger.py",
+        "        changes += [PutHold(self._new(Plane.DRA, Phase.RESERVED, p, claim, now)) for p in fresh]\n",
+        "",
+        (_STORE, _MODEL),
+    ),
+    Break(
+        "a device that the device plugin holds stays in the slice",
+        "Q1, net 2 alone",
+        "bridge/planes/projection.py",
+        "    return min(quota, used + free_units(roster, account, device))\n",
+        "    return quota\n",
+        ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "a device that DRA holds stays healthy",
+        "Q1, net 2 alone",
+        "bridge/planes/projection.py",
+        "    room = free_units(roster, account, device)\n    # From the end",
+        "    room = device.shares\n    # From the end",
+        ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "what a claim is seen allocated is not reserved",
+        "net 1, Q3",
+        "bridge/planes/reservations.py",
+        "            await ledger.reserve(part.name, claim, picks)\n",
+        "            pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "the scheduler is told of a lost device before the slices are without it",
+        "net 1, Q3, H2",
+        "bridge/planes/reservations.py",
+        "                    await part.stored()\n",
+        "                    pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a pod may be bound before the kubelet was sent the news",
+        "net 1, Q3",
+        "bridge/planes/reservations.py",
+        "                    await part.listed()\n",
+        "                    pass\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a lost claim is told that it may go on",
+        "net 1, Q3",
+        "bridge/planes/conditions.py",
+        "    return names.elsewhere if verdict.refusal and not result.admin_access else names.reserved\n",
+        "    return names.reserved\n",
+        (_EARLY, "tests/unit/test_conditions.py"),
+    ),
+    Break(
+        "devices wait for conditions that we may not set",
+        "Q3 H25",
+        "bridge/planes/binding.py",
+        "        if not lacking:\n",
+        "        if True:\n",
+        (_EARLY,),
+    ),
+    Break(
+        "devices wait for conditions that the cluster does not keep",
+        "Q3 H25",
+        "bridge/planes/binding.py",
+        "        if self.active and fields & FIELDS:\n",
+        "        if False:\n",
+        (_EARLY,),
+    ),
+    Break(
+        "admin access is a hold",
+        "H26",
+        "bridge/planes/claims.py",
+        "for result in results if not result.admin_access)\n",
+        "for result in results)\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a reservation of a deallocated claim is kept for ever",
+        "net 1, H4",
+        "bridge/planes/deallocation.py",
+        "_OPEN = (Phase.RELEASING, Phase.RESERVED)\n",
+        "_OPEN = (Phase.RELEASING,)\n",
+        (_EARLY,),
+    ),
+    Break(
+        "a pod is moved although another claim has the device",
+        "net 3, H43",
+        "bridge/planes/conflicts.py",
+        "    if any(hold.plane is not Plane.DEVICE_PLUGIN for hold in holders):\n",
+        "    if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a pod is moved although somebody looks at the device with admin access",
+        "net 3, H43",
+        "bridge/planes/conflicts.py",
+        "        if not who and claim.group == group and claim.holder.uid != loser.asker.claim.uid:\n",
+        "        if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a pod that only asked for the extended resource is thought to be moved by a taint",
+        "net 3",
+        "bridge/planes/conflicts.py",
+        "    if loser.extended_resource:\n",
+        "    if False:\n",
+        (_HEALING,),
+    ),
+    Break(
+        "a claim that lost the race is left alone with it",
+        "net 3",
+        "bridge/planes/dra.py",
+        "                self._around.healing.lost(loser)\n",
+        "",
+        (_HEALED,),
+    ),
+    Break(
+        "a taint stays after its claim has gone",
+        "net 3, H43",
+        "bridge/planes/healing.py",
+        "        taint.wanted -= 1\n",
+        "",
+        (_HEALED,),
+    ),
+    Break(
+        "a claim gets a device whose taint may still be stored",
+        "net 3, H43",
+        "bridge/planes/healing.py",
+        "        if (group, shown) not in self._taints:\n",
+        "        if True:\n",
+        (_CONTROL,),
+    ),
+    Break(
+        "the scheduler is told that a device is reserved before it is",
+        "net 1, Q3",
+        "bridge/planes/reservations.py",
+        "            await self._reserve(part, asker.claim, results)\n",
+        '            await self._say(part, claim, results, Verdict(""), body)\n'
+        "            await self._reserve(part, asker.claim, results)\n",
+        (_EARLY,),
+    ),
+    Break(
+        "pods that are nominated for the node are not followed",
+        "net 1, Q3",
+        "bridge/planes/early_word.py",
+        "                lambda: any(part.binding.active for part in self._reservations.parts),\n",
+        "                lambda: False,\n",
+        (_EARLY,),
+    ),
+    Break(
+        "pods of the node are not followed",
+        "net 1, H4",
+        "bridge/planes/early_word.py",
+        "            Place.OWN: (lambda: bool(self._reservations.parts),",
+        "            Place.OWN: (lambda: False,",
+        (_EARLY,),
+    ),
+    Break(
+        "what was reserved before a restart is not followed after it",
+        "net 1, H4",
+        "bridge/planes/early_word.py",
+        "            self._pursue(key)  # it may be deallocated",
+        "            pass  # it may be deallocated",
+        (_EARLY,),
+    ),
+    Break(
+        "who was refused for a hold is not tried again when that ends",
+        "net 1",
+        "bridge/planes/early_word.py",
+        "            if key in self._pursuits and any(account.get(hold_id) is None for hold_id in blockers):\n",
+        "            if False:\n",
+        (_EARLY,),
+    ),
+    Break(
+        "what the kubelet has handed out is not looked at before anything is offered",
+        "rebuild, S2",
+        "bridge/daemon/run.py",
+        "    await reconciler.take_up()\n",
+        "",
+        (_RECOVERY, _REBUILD),
+    ),
+    Break(
+        "slices are published before the rebuild is done",
+        "rebuild",
+        "bridge/daemon/groups.py",
+        "        await self._context.rebuilt.wait()\n",
+        "",
+        (_REBUILD,),
+    ),
+    Break(
+        "new claims are prepared before the rebuild is done",
+        "rebuild",
+        "bridge/planes/dra.py",
+        "        await self._around.rebuilt.wait()\n        answers = await asyncio.gather(*(self._prepare(",
+        "        answers = await asyncio.gather(*(self._prepare(",
+        (_REBUILD,),
+    ),
+    Break(
+        "the device plugin plane is offered before the rebuild is done",
+        "rebuild",
+        "bridge/daemon/run.py",
+        "        if not await done_or(stop, rebuild):\n            return\n        rebuilt.set()\n",
+        "        rebuilt.set()\n",
+        (_REBUILD,),
+    ),
+    Break(
+        "rivals are looked for only after everything is offered",
+        "rebuild, H19",
+        "bridge/daemon/run.py",
+        "    await rivals.look()\n",
+        "",
+        (_RIVALS,),
+    ),
+)
