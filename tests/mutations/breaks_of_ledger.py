@@ -119,7 +119,7 @@ BREAKS = (
         "one look is enough to release",
         "S4",
         "bridge/ledger/evidence.py",
-        "    return absence.last - absence.first >= grace.of(absence.trust)\n",
+        "    return absence.last - absence.first >= grace.of(absence.trust, absence.lasting)\n",
         "    return True\n",
         (_EVIDENCE, _RECONCILE),
     ),
