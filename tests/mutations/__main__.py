@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.mutations.breaks import BREAKS, Break
+from tests.mutations.breaks import BREAKS
+from tests.mutations.one import Break
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = (
