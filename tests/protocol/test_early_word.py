@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ from bridge.sandbox import make
 from bridge.sandbox.cluster.resources import PROFILES
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.stage import ACC, DRIVER, GROUP, RESOURCE, Node, acc, stage
+from tests.protocol.test_daemon_recovery import gated
 
 UNBOUND: dict[str, Any] = ACC | {"binding": "off"}
 CLAIM_GETS, CLAIM_WATCHES = ("get", "resourceclaims"), ("watch", "resourceclaims")
@@ -144,6 +146,25 @@ async def test_h33_h34_what_happened_to_reserved_claims_behind_a_gap_is_found_ou
         node.box.api.unavailable(False)
         await node.lists({acc(0)}, {acc(1)})
         await node.holds_are({acc(1)})
+
+
+async def test_h34_what_a_watch_tells_of_a_claim_is_read_before_a_reservation_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A watch may lag: what it tells is a reason to ask, and no proof (S4)."""
+    monkeypatch.setattr(pursuit, "GRACE_S", 0.0)
+    async with stage(UNBOUND) as node:
+        node.claim_on("c", acc(0))
+        stuck_pod(node, "p", "c")
+        await node.lists({acc(1)}, {acc(0)})
+        await node.box.until(lambda: node.box.api.requests[CLAIM_WATCHES] > 0, "a watch on the claim")
+        asked, go = gated(node, "c", monkeypatch)
+        deallocate(node, "c")
+        async with asyncio.timeout(20):
+            await asked.wait()
+        assert node.phases() == {acc(0): Phase.RESERVED}
+        go.set()
+        await node.holds_are(set())
 
 
 async def test_a_restart_asks_nothing_about_claims_that_are_prepared_already() -> None:
