@@ -13,6 +13,7 @@ from bridge.daemon.sources import Sources
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Reconciler
 from bridge.ledger.store import LedgerError
+from bridge.planes.early_word import EarlyWord
 from bridge.planes.explain import NotFound, Target, explain, find, hold_row, rows
 from bridge.planes.healing import Healing
 from bridge.planes.release import StillUsed, release, witnesses
@@ -35,6 +36,7 @@ class Controls:
     report: Report
     checks: Checks
     roots: Roots
+    early: EarlyWord | None
 
     def calls(self) -> Mapping[str, Call]:
         """By name."""
@@ -61,7 +63,7 @@ class Controls:
 
     async def _release(self, request: Mapping[str, Any]) -> object:
         target = self._target(request)
-        async with witnesses(self.config.daemon, self.roots, self._rosters()) as seen:
+        async with witnesses(self.config.daemon, self.roots, self._rosters(), self._pods_of) as seen:
             try:
                 done = await release(
                     target,
@@ -86,6 +88,11 @@ class Controls:
             "sources": [asdict(one) for one in self.sources.health()],
             "wrong": self.checks.ready(),
         }
+
+    def _pods_of(self, uid: str) -> Collection[tuple[str, str]] | None:
+        if self.early is None or not self.early.listed:
+            return None
+        return [(pod.namespace, pod.name) for pod in self.early.pods_of(uid)]
 
     def _rosters(self) -> Collection[Roster]:
         return [self.rosters.of(group.name) for group in self.config.groups]

@@ -135,7 +135,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             budget,
             early,
         )
-        controls = Controls(config, ledger, rosters, reconciler, sources, healing, report, checks, roots)
+        controls = Controls(
+            config, ledger, rosters, reconciler, sources, healing, report, checks, roots, early
+        )
         await stack.enter_async_context(ControlSocket(config.daemon.state_dir, controls.calls()))
         # The groups stop together, registrations before the rest of the daemon.
         for group in config.groups:
@@ -168,14 +170,14 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "metrics": metrics.follow(rosters, ledger, healing.moving),
             "events": events.run(),
         }
-        if early is not None:
+        if early is not None and resources is not None:
             work["early word"] = early.run()
-        if resources is not None:
             orphans = Orphans(
                 ledger,
                 _drivers(config),
                 settings.node_name,
                 sources.look,
+                early.named,
                 resources,
                 budget,
                 cdi,

@@ -28,6 +28,9 @@ from bridge.platform.roots import Roots
 
 PodName = tuple[str, str]
 
+PodsOf = Callable[[str], Collection[PodName] | None]
+"""The pods that name a claim, by its UID; None where nobody knows."""
+
 
 class StillUsed(Exception):
     """A device seems to be in use, or nobody can tell; the text says what was seen and what to do."""
@@ -71,12 +74,15 @@ class Witnesses:
         podresources: the kubelet, for the pods of claims.
         runtime: the container runtime.
         nodes: paths of a device's nodes, to look for who has them open.
+        pods_of: the pods that name a claim, by its UID, as early word follows them; None where it does not. Kubelets
+            before 1.34 do not say which pods use a claim.
         proc: where processes are.
     """
 
     podresources: PodResourcesClient
     runtime: CriClient
     nodes: Callable[[str, str], Collection[Path]]
+    pods_of: PodsOf
     proc: Path = field(default=openers.PROC)
 
     async def look(self, target: Target, holds: Collection[Hold]) -> Use:
@@ -90,41 +96,52 @@ class Witnesses:
         if isinstance(runtime, Unavailable):
             unknown.append(f"the container runtime: {runtime.reason}")
         else:
-            found += running(holds, runtime, None if isinstance(listed, Unavailable) else listed)
-        if isinstance(listed, Unavailable) and any(isinstance(h.holder, ClaimHolder) for h in holds):
-            unknown.append(f"the kubelet, for the pods of claims: {listed.reason}")
+            pods = {hold.id: self._pods(hold, listed) for hold in holds}
+            found += running(pods.values(), runtime)
+        unknown += [text for hold in holds if (text := self._untold(hold, listed))]
         notes = ["processes of the node are out of sight from here; only containers were looked for"]
         return Use(tuple(found), tuple(unknown), tuple(notes) if seen.alone else ())
 
+    def _pods(self, hold: Hold, listed: PodResources | Unavailable) -> frozenset[PodName | str]:
+        """The pods of a holder, by UID or by name: a claim's as kubelet and early word say."""
+        match hold.holder:
+            case PodHolder() as pod if pod.uid:
+                return frozenset({pod.uid})
+            case PodHolder() as pod:
+                return frozenset({(pod.namespace, pod.name)} if pod.known else ())
+            case ClaimHolder() as claim:
+                uses = () if isinstance(listed, Unavailable) else listed.claims
+                key = (claim.namespace, claim.name)
+                seen = (
+                    (u.pod.namespace, u.pod.name) for u in uses if (u.claim_namespace, u.claim_name) == key
+                )
+                return frozenset((*seen, *(self.pods_of(claim.uid) or ())))
 
-def running(holds: Iterable[Hold], runtime: RuntimeView, listed: PodResources | None) -> list[str]:
-    """Containers of the holders' pods that may still use devices, for people. Pure."""
-    found: dict[str, None] = {}
-    for hold in holds:
-        names, uids = _pods(hold, listed)
-        for one in runtime.containers:
-            if one.may_use_devices and ((one.pod_namespace, one.pod_name) in names or one.pod_uid in uids):
-                found[f"container {one.name} of pod {one.pod_namespace}/{one.pod_name} runs"] = None
-    return list(found)
+    def _untold(self, hold: Hold, listed: PodResources | Unavailable) -> str:
+        """Why nobody says which pods use a claim; empty where somebody does. A kubelet that lists no claim at all may
+        be one that cannot."""
+        if not isinstance(hold.holder, ClaimHolder) or self.pods_of(hold.holder.uid) is not None:
+            return ""
+        if isinstance(listed, Unavailable):
+            return f"the kubelet, for the pods of {hold.holder}: {listed.reason}"
+        return "" if listed.claims else f"nobody says which pods use {hold.holder}"
 
 
-def _pods(hold: Hold, listed: PodResources | None) -> tuple[set[PodName], set[str]]:
-    """The pods of a holder, by name and by UID; a claim's pods only the kubelet knows."""
-    match hold.holder:
-        case PodHolder() as pod if pod.uid:
-            return set(), {pod.uid}
-        case PodHolder() as pod:
-            return ({(pod.namespace, pod.name)} if pod.known else set()), set()
-        case ClaimHolder() as claim:
-            uses = listed.claims if listed is not None else ()
-            key = (claim.namespace, claim.name)
-            return {
-                (u.pod.namespace, u.pod.name) for u in uses if (u.claim_namespace, u.claim_name) == key
-            }, set()
+def running(pods: Iterable[Collection[PodName | str]], runtime: RuntimeView) -> list[str]:
+    """Containers of pods, given by UID or name, that may still use devices; for people. Pure."""
+    wanted = {pod for some in pods for pod in some}
+    found = (
+        f"container {one.name} of pod {one.pod_namespace}/{one.pod_name} runs"
+        for one in runtime.containers
+        if one.may_use_devices and ((one.pod_namespace, one.pod_name) in wanted or one.pod_uid in wanted)
+    )
+    return list(dict.fromkeys(found))
 
 
 @contextlib.asynccontextmanager
-async def witnesses(daemon: Daemon, roots: Roots, rosters: Collection[Roster]) -> AsyncIterator[Witnesses]:
+async def witnesses(
+    daemon: Daemon, roots: Roots, rosters: Collection[Roster], pods_of: PodsOf = lambda uid: None
+) -> AsyncIterator[Witnesses]:
     """Who can be asked on this node, for as long as the context lasts."""
     devices = {(device.group, device.name): device for roster in rosters for device in roster.devices}
 
@@ -135,7 +152,7 @@ async def witnesses(daemon: Daemon, roots: Roots, rosters: Collection[Roster]) -
     podresources = PodResourcesClient(daemon.kubelet_root / "pod-resources" / "kubelet.sock")
     runtime = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
     try:
-        yield Witnesses(podresources, runtime, nodes)
+        yield Witnesses(podresources, runtime, nodes, pods_of)
     finally:
         await podresources.close()
         await runtime.close()

@@ -120,10 +120,12 @@ async def test_explain_knows_what_the_daemon_does_now() -> None:
         assert any("through the device plugin API" in why for why in dra["why"])
 
 
+@pytest.mark.parametrize("profile", ["1.37", "1.32"])
 async def test_a_device_is_not_released_while_a_container_of_its_holder_runs(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
+    clock: Clock, capsys: pytest.CaptureFixture[str], profile: str
 ) -> None:
-    async with stage() as node:
+    """Old kubelets do not say which pods use a claim; early word does."""
+    async with stage(profile=profile) as node:
         node.box.create_claim("c", make.request("acc"))
         await node.offers(acc(0), acc(1))
         await node.run_pod("by-claim", claims={"dev": "c"})
@@ -133,6 +135,17 @@ async def test_a_device_is_not_released_while_a_container_of_its_holder_runs(
             text = await refused(node, capsys, "release", device=device, who="me", why="tired")
             assert f"container main of pod default/{pod} runs" in text and "--force" in text
         assert set(node.ledger()) == {acc(0), acc(1)} and read_records(node.state) == ()
+
+
+async def test_a_claims_device_is_not_released_where_nobody_says_which_pods_use_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with stage(profile="1.32", mode="dra") as node:
+        node.box.create_claim("c", make.request("acc"))
+        await node.run_pod("p", claims={"dev": "c"})
+        text = await refused(node, capsys, "release", device=acc(0), who="me", why="tired")
+        assert "nobody says which pods use claim default/c" in text
+        assert set(node.ledger()) == {acc(0)}
 
 
 async def test_a_device_is_not_released_while_somebody_has_it_open(
