@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, merged
 from tests.campaign.races_report import Race, Table, Told, report
-from tests.campaign.real import end_in_order, leave
+from tests.campaign.real import in_order, leave
 from tests.campaign.real_bed import SYNC_S, Bed, node
 from tests.campaign.real_evidence import Objects, uses
 from tests.campaign.real_faults import frozen
@@ -266,7 +265,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a folder for the evidence and the logs")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, end_in_order)
     table = run(arguments.arm, arguments.races, arguments.side_by_side, arguments.seed, arguments.keep)
     print(f"syncFrequency {SYNC_S}s, nodeStatusUpdateFrequency 1s, {arguments.side_by_side} side by side")
     print(table.text)
@@ -274,4 +272,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_order(main))

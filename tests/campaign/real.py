@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -261,9 +261,18 @@ def _say(text: str) -> None:
     print(time.strftime("%H:%M:%S "), text, flush=True)
 
 
-def end_in_order(signum: int, frame: FrameType | None) -> None:
-    """Let `with` blocks clean up on SIGTERM too."""
-    raise KeyboardInterrupt
+def in_order(main: Callable[[], int]) -> int:
+    """Run a program whose `with` blocks clean up after Ctrl-C and SIGTERM too."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("broken off; nothing is left behind", file=sys.stderr)
+        return 130
 
 
 def main() -> int:
@@ -274,11 +283,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--keep", type=Path, help="a folder for the journal and the logs")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, end_in_order)
     outcome = run(chosen.k8s, chosen.seed, chosen.minutes, chosen.keep)
     print(outcome.summary)
     return 1 if outcome.findings else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_order(main))

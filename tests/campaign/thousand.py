@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 from tests.campaign import journal
 from tests.campaign.checker import DOUBLE_USE, Bounds, check
 from tests.campaign.journal import DEVICE_PLUGIN, DRA, ENDED, Claim, Line, Node, Pod
-from tests.campaign.real import end_in_order
+from tests.campaign.real import in_order
 from tests.campaign.real_bed import SYNC_S, Bed, node
 from tests.campaign.real_evidence import Objects, uses
 from tests.campaign.real_load import Fate, Plan
@@ -234,7 +233,6 @@ def main() -> int:
     parser.add_argument("--plane", choices=("both", DEVICE_PLUGIN, DRA), default="both")
     parser.add_argument("--status", default="1s", help="the kubelet's nodeStatusUpdateFrequency (default 1s)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, end_in_order)
     planes = (DEVICE_PLUGIN, DRA) if arguments.plane == "both" else (arguments.plane,)
     outcome = run(arguments.k8s, arguments.pods, arguments.sharing, planes, arguments.status)
     print(_report(arguments, planes, outcome))
@@ -243,4 +241,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_order(main))
