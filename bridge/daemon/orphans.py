@@ -2,14 +2,14 @@
 (H21, kubelet-contract E.3). Treated as unprepared once that is proven twice; S4 (design 1) keeps its second half.
 
 Only a claim that is no more can be proven so: one that is merely not allocated may be allocated again, and prepared,
-in the very moment of the verdict. While nothing is prepared that the kubelet does not list, nobody is asked.
+in the very moment of the verdict. Nobody is asked about a claim that the kubelet lists or a known pod names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,7 @@ class Orphans:
         drivers: DRA driver name by group.
         node_name: whose pods to ask for.
         look: looks at every source of evidence once.
+        pods_of: the pods, known anyway, that name a claim by its UID; kubelets before 1.34 list no claims.
         resources: where to ask.
         budget: of requests that nobody waits for.
         files: where claims have theirs.
@@ -78,6 +79,7 @@ class Orphans:
         drivers: Mapping[str, str],
         node_name: str,
         look: Callable[[], Awaitable[Sighting]],
+        pods_of: Callable[[str], Collection[object]],
         resources: ResourceApi,
         budget: Budget,
         files: Files,
@@ -87,6 +89,7 @@ class Orphans:
         self._drivers = drivers
         self._node_name = node_name
         self._look = look
+        self._pods_of = pods_of
         self._resources = resources
         self._budget = budget
         self._files = files
@@ -112,6 +115,7 @@ class Orphans:
             (claim.group, claim.holder.uid): claim
             for claim in claims
             if self._ledger.account.prepared(claim.group, claim.holder.uid) is not None
+            and not self._pods_of(claim.holder.uid)
             and may_be_orphaned(claim.holder, self._drivers[claim.group], sighting)
         }
         self._suspects = {key: self._suspects.get(key, Suspect()) for key in found}

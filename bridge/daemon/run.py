@@ -177,7 +177,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
                 _drivers(config),
                 settings.node_name,
                 sources.look,
-                early.named,
+                early.pods_of,
                 resources,
                 budget,
                 cdi,

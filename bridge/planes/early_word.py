@@ -131,10 +131,6 @@ class EarlyWord:
         """The pods of this node, or nominated for it, that name a claim."""
         return tuple(pod for key, seen in self._seen.items() if seen.uid == uid for pod in self._pods.of(key))
 
-    def named(self, claim: ClaimHolder) -> bool:
-        """Whether a pod names a claim, as far as pods are followed; that asks nobody."""
-        return bool(self._pods.of((claim.namespace, claim.name)))
-
     def claims_on(self, driver: str, device: str) -> frozenset[str]:
         """UIDs of the claims known to have a device of a driver, or a share of it; admin access is among them."""
         part = next((p for p in self._reservations.parts if p.driver == driver), None)

@@ -53,7 +53,9 @@ def caught(mutation: Break) -> bool:
         file.write_text(text.replace(mutation.old, mutation.new))
         run = pytest(tree, mutation.tests)
     # 1: some tests failed. Anything else is a break that could not even be run, which proves nothing.
-    red = next((line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    red = next(
+        (line for line in run.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))), ""
+    )
     if run.returncode == 1:
         print(
             f"caught          {mutation.name} ({mutation.keeps}): {red.partition(' - ')[0].partition(' ')[2]}"

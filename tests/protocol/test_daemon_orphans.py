@@ -8,6 +8,7 @@ import pytest
 
 from bridge.daemon import orphans, sources
 from bridge.ledger.holds import Phase
+from bridge.sandbox import make
 from tests.protocol.stage import NX, Clock, acc, stage
 from tests.protocol.test_daemon_features import nx
 from tests.protocol.test_daemon_recovery import tuned_pod
@@ -99,3 +100,19 @@ async def test_h21_an_unprepare_that_comes_after_all_is_answered(clock: Clock) -
         await node.holds_are(set())
         assert not (await node.unprepare(claim))[uid(claim)].error
         assert node.holds() == []
+
+
+async def test_h21_a_claim_that_a_pod_names_is_not_asked_for_though_no_list_has_it(clock: Clock) -> None:
+    """Kubelets before 1.34 list no claims: a node at rest must ask nothing even so."""
+    async with stage() as node:
+        node.box.create_claim("c", make.request("acc"))
+        await node.run_pod("p", claims={"dev": "c"})
+        node.box.kubelet.dra.cache.claims.clear()
+        await clock.looked()
+        clock.skip(sources.STABLE_S + 1)
+        await clock.looked()
+        asked = node.box.api.requests["get", "resourceclaims"]
+        await clock.go(7200)
+        await clock.looked(20)
+        assert node.box.api.requests["get", "resourceclaims"] == asked
+        assert node.phases() == {acc(0): Phase.PREPARED}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +15,9 @@ from bridge.daemon import sources
 from bridge.ledger.holds import Phase
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
+from bridge.planes import device_plugin
+from bridge.planes.device_plugin import DevicePluginPlane
+from bridge.planes.regrants import check_last_holders
 from bridge.platform.api import cri_pb2 as cri
 from bridge.platform.cri import CriClient
 from bridge.sandbox import make
@@ -234,3 +238,45 @@ async def test_an_id_that_the_kubelet_asks_for_twice_at_once_goes_to_the_first(
         await node.run_pod("first", limits={RESOURCE: 1})
         with pytest.raises(EndpointError, match=r"(just been given to|still in use by) pod default/first"):
             await beside[0]
+
+
+async def test_an_id_is_looked_at_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two calls for one ID could both look before either has it in the ledger."""
+    arrived, both = list[Sequence[Sequence[str]]](), asyncio.Event()
+    inside = most = 0
+    allocate = DevicePluginPlane.allocate
+
+    async def arrives(plane: DevicePluginPlane, containers: Sequence[Sequence[str]]) -> object:
+        arrived.append(containers)
+        if len(arrived) == 2:
+            both.set()
+        return await allocate(plane, containers)
+
+    async def looks(*args: Any) -> dict[str, str]:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await both.wait()
+        for _ in range(20):
+            await asyncio.to_thread(int)
+        found = await check_last_holders(*args)
+        inside -= 1
+        return found
+
+    monkeypatch.setattr(DevicePluginPlane, "allocate", arrives)
+    monkeypatch.setattr("bridge.planes.device_plugin.check_last_holders", looks)
+    async with stage(devices=2) as node:
+        await asyncio.gather(node.allocate(acc(0)), node.allocate(acc(1)))
+        assert most == 1 and len(arrived) == 2
+
+
+async def test_an_id_handed_out_a_moment_ago_waits_until_the_kubelet_can_show_its_pod(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_plugin, "SETTLED_S", 0.6)
+    now = asyncio.get_running_loop().time
+    async with stage(devices=2) as node:
+        begun = now()
+        await node.allocate(acc(0))
+        await node.allocate(acc(0))
+        assert now() - begun >= 0.6

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.daemon.orphans import may_be_orphaned, nobody_uses
+from bridge.daemon.orphans import Orphans, may_be_orphaned, nobody_uses
 from bridge.ledger.evidence import ClaimedDevice, Sighting
-from bridge.ledger.holds import ClaimHolder
+from bridge.ledger.holds import ClaimHolder, Phase, Pick, Use
+from bridge.ledger.ledger import Ledger
+from bridge.platform.budget import Budget
+from dra_v1.kube import ApiError, NotFound
 
 DRIVER = "acc.device-bridge.io"
 HOLDER = ClaimHolder("default", "c", "uid-c")
@@ -61,3 +66,109 @@ def test_h21_table_of_sightings(what: str, sighting: Sighting, may_be: bool) -> 
 )
 def test_h21_table_of_pods(what: str, pods: list[dict[str, Any]], unused: bool) -> None:
     assert nobody_uses(HOLDER, pods, replace(QUIET, live=RUNS)) is unused, what
+
+
+class Server:
+    """An API server without pods, and with a claim or without.
+
+    Attributes:
+        claim: the claim that it has; None for none.
+        trouble: what it answers to everything.
+    """
+
+    def __init__(self) -> None:
+        self.api = self
+        self.claim: dict[str, Any] | None = None
+        self.trouble: ApiError | None = None
+
+    async def get_claim(self, namespace: str, name: str) -> dict[str, Any]:
+        if self.trouble is not None:
+            raise self.trouble
+        if self.claim is None:
+            raise NotFound(404, "NotFound", "not found", "get", name)
+        return self.claim
+
+    async def list(self, path: str, *, params: dict[str, str]) -> dict[str, Any]:
+        assert (path, params) == ("/api/v1/pods", {"fieldSelector": "spec.nodeName=node-a"})
+        return {"items": []}
+
+
+class Bench:
+    """A ledger with one prepared claim, and what looks for orphans in it; also the folder of CDI files."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.server = ledger, Server()
+        self.removed: list[str] = []
+        self.told: list[str] = []
+        self._at = 0.0
+        self.orphans = Orphans(
+            ledger,
+            {"acc": DRIVER},
+            "node-a",
+            self._never,
+            lambda uid: (),
+            self.server,  # type: ignore[arg-type]
+            Budget(),
+            self,
+            self.told.append,
+        )
+
+    async def _never(self) -> Sighting:
+        raise AssertionError("sightings are handed in")
+
+    def remove_claim(self, group: str, uid: str) -> bool:
+        self.removed.append(uid)
+        return True
+
+    async def see(self, *sightings: Sighting, apart: float = 60.0) -> None:
+        for sighting in sightings:
+            self._at += apart
+            claims = self.ledger.account.prepared_claims()
+            await self.orphans.act_on(replace(sighting, at=self._at), claims)
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [hold.phase for hold in self.ledger.account]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    ledger = await Ledger.open(tmp_path)
+    pick = Pick("acc", "acc0", "acc0", (Use("/dev/acc0", 1, 1),))
+    await ledger.prepare("acc", HOLDER, [pick], "{}")
+    yield Bench(ledger)
+    await ledger.close()
+
+
+async def test_h21_it_takes_two_looks_in_a_row(bench: Bench) -> None:
+    await bench.see(QUIET)
+    assert bench.phases == [Phase.PREPARED]
+    await bench.see(replace(QUIET, claimed=LISTED), QUIET)
+    assert bench.phases == [Phase.PREPARED], "listed in between: it begins anew"
+    await bench.see(replace(QUIET, live=RUNS), QUIET)
+    assert bench.phases == [Phase.PREPARED], "somebody ran in between"
+    await bench.see(QUIET)
+    assert bench.phases == [Phase.RELEASING] and bench.removed == bench.told == ["uid-c"]
+
+
+async def test_h21_a_server_that_does_not_say_proves_nothing(bench: Bench) -> None:
+    for trouble in (ApiError(503, "", "away", "get", "c"), NotFound(404, "", "no such path", "get", "c")):
+        bench.server.trouble = trouble
+        await bench.see(*[QUIET] * 5)
+        assert bench.phases == [Phase.PREPARED]
+
+
+async def test_h21_a_claim_that_is_there_is_asked_for_ever_more_seldom(bench: Bench) -> None:
+    asked = 0
+
+    async def there(namespace: str, name: str) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"metadata": {"uid": "uid-c"}}
+
+    bench.server.get_claim = there  # type: ignore[method-assign]
+    await bench.see(*[QUIET] * 60)
+    assert asked == 6, "after 0, 1, 3, 7, 15 and 31 minutes"
+    await bench.see(*[QUIET] * 240)
+    assert asked == 6 + 4, "and each hour"
+    assert bench.phases == [Phase.PREPARED]
