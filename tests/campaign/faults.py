@@ -33,7 +33,7 @@ FORBIDDEN = (
     ("*", "*"),
 )
 CLOCK_STEPS_S = (-400 * 86400.0, -3600.0, -31.0, 0.0, 31.0, 3600.0, 400 * 86400.0)
-LATENCIES_S = (0.01, 0.03, 0.1)
+LATENCIES_S = (0.01, 0.03, 0.1, 0.2)
 SETTLED_S = 0.5
 GARBAGE = b"\xff\x00garbage" * 1024
 

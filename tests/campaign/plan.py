@@ -20,7 +20,7 @@ class Step:
     """One step.
 
     Attributes:
-        what: `pod`, `shared`, `delete`, `exit`, `again`, `calm`, or a sort of fault.
+        what: `pod`, `shared`, `delete`, `lull`, `wait`, `calm`, or a sort of fault.
         args: what it needs to know.
         rest: how long to wait before the next one.
     """
@@ -96,7 +96,7 @@ FAULTS: dict[str, float] = {
     "API server slow": 0.4,
     "watches dropped": 0.5,
     "watch history forgotten": 0.2,
-    "scheduler stale": 9.0,
+    "scheduler stale": 18.0,
     "clock stepped": 0.6,
     "disk full": 0.4,
     "runtime silent": 0.3,
@@ -134,7 +134,7 @@ class Maker:
             seed,
             choice.choice((4, 6, 8, 8, 12)),
             choice.choice(("1.37", "1.37", "1.37", "1.34", "1.32")),
-            choice.choice(("auto", "off")),
+            choice.choice(("auto", "off", "off")),
         )
         without |= choice.choice((NEED_THE_RUNTIME, WITHOUT_RUNTIME))
         if self.scene.profile == "1.32":
@@ -214,15 +214,20 @@ class Maker:
         yield Step("claim made anew", {"name": self._name("a"), "run": run, "stop": stop}, self._short())
 
     def _stale(self) -> Iterator[Step]:
-        """Slow news: both planes ask for more than there is, and each believes of the other what was."""
-        delay = self._random.choice(("daemon stopped for a while", "API server slow", ""))
-        if delay:
-            yield Step(delay, {"for": self._random.choice((60, 150, 300)), "pick": 2}, 0)
-        yield Step("scheduler stale", {"for": self._random.choice((100, 250, 500))}, 0)
-        planes = ["device-plugin", "dra"] * self._random.choice((2, 3, 4))
-        self._random.shuffle(planes)
-        for plane in planes:
-            yield from self._pod(plane)
+        """Duels: slow news, and pods of both planes that each want more than half of the devices, at once."""
+        yield Step("lull")
+        slow = ("API server slow", "API server slow", "API server slow", "daemon stopped for a while", "")
+        if delay := self._random.choice(slow):
+            yield Step(delay, {"for": self._random.choice((300, 500)), "pick": 3}, 0)
+        yield Step("scheduler stale", {"for": self._random.choice((300, 500))}, 0)
+        most = self.scene.devices // 2 + 1
+        for _ in range(self._random.choice((2, 3, 4))):
+            for plane in self._random.sample(("device-plugin", "dra"), 2):
+                count = self._random.choice((most, most, most + 1))
+                run = self._random.choice((0, 20, 60))
+                for step in self._pod(plane):
+                    yield Step(step.what, {**step.args, "count": count, "run": run, "init": False}, 0)
+            yield Step("wait", rest=self._random.choice((20, 60, 100)))
 
     def _killed(self) -> Iterator[Step]:
         """Killed some time from now, and maybe again while it starts, and started again after a while."""

@@ -60,13 +60,13 @@ def test_a_planted_double_use_is_found(tmp_path: Path) -> None:
 
 
 def test_a_planted_lost_device_is_found(tmp_path: Path) -> None:
-    ended = replayed(tmp_path, [pod("a", "dra")], "--plant", LOST_DEVICE, "--bound", "3")
-    assert ended.returncode == 1 and "acc1 has been free and in no slice for 3" in ended.stdout, ended
+    ended = replayed(tmp_path, [pod("a", "dra")], "--plant", LOST_DEVICE, "--bound", "4")
+    assert ended.returncode == 1 and "acc1 has been free and in no slice for 4" in ended.stdout, ended
 
 
 def test_a_planted_stuck_pod_is_found(tmp_path: Path) -> None:
     steps = [pod(f"c{n}", "dra") for n in range(3)]
-    ended = replayed(tmp_path, steps, "--plant", STUCK_POD, "--bound", "3")
+    ended = replayed(tmp_path, steps, "--plant", STUCK_POD, "--bound", "4")
     assert ended.returncode == 1 and "does not run, for" in ended.stdout, ended
 
 

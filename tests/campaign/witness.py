@@ -7,7 +7,7 @@ is busy, unless both opened it to share it (a claim that several pods name).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from bridge.sandbox.cluster.objects import Object, dig, name_of, uid_of
@@ -55,7 +55,8 @@ class Witness:
         self._containers: dict[str, list[str]] = {}
         self._shared: set[str] = set()
         self._planes: dict[str, str] = {}
-        self._claims: dict[str, Object] = {}
+        self._claims: dict[str, list[str]] = {}
+        self._quiet: dict[str, set[str]] = {}
         self._last: dict[tuple[str, str], object] = {}
         self._faults = 0
         box.api.registry.store.listen(self._changed)
@@ -101,10 +102,7 @@ class Witness:
                     self.ended.pop(line.uid, None)
             case "resourceclaims":
                 line = claim_line(t, obj, gone=gone)
-                if gone:
-                    self._claims.pop(line.uid, None)
-                else:
-                    self._claims[line.uid] = obj
+                self._wanted_by(line.uid, {} if gone else obj)
             case "resourceslices":
                 line = slice_line(t, obj, gone=gone)
             case "nodes":
@@ -159,20 +157,40 @@ class Witness:
     def _present(self, seen: Observation, present: bool) -> None:
         self._note(Presence(self.now(), Path(seen.about).name, present))
 
-    # -- operations
+    # -- operations: an Allocate or a Prepare is contended if the other plane wants one of its devices as long as it
+    # does itself, a pod from its Allocate to its end, a claim from its allocation to its deallocation
 
     def _allocate(self, seen: Observation) -> None:
         ids = seen.facts["ids"]
         assert isinstance(ids, list)
-        wanted = {name for claim in self._claims.values() for name in _devices(claim)}
-        self.counts.operation("Allocate", "device-plugin", contended=not wanted.isdisjoint(ids))
+        wanted = {name for names in self._claims.values() for name in names}
+        contended = not wanted.isdisjoint(ids)
+        self.counts.operation("Allocate", "device-plugin", contended=contended)
+        for name in ids:
+            self._quiet[name] = set() if contended else set(ids)
 
     def _prepare(self, seen: Observation) -> None:
         uids = seen.facts["claims"]
-        assert isinstance(uids, Collection)
-        taken = {one for ids in self._box.kubelet.devices.allocated.values() for one in ids}
-        wanted = {name for uid in uids if uid in self._claims for name in _devices(self._claims[uid])}
-        self.counts.operation("Prepare", "dra", contended=not wanted.isdisjoint(taken))
+        assert isinstance(uids, list)
+        wanted = {name for uid in uids for name in self._claims.get(uid, ())}
+        self.counts.operation("Prepare", "dra", contended=not wanted.isdisjoint(self._allocated()))
+
+    def _wanted_by(self, claim: str, obj: Object) -> None:
+        """A claim was allocated, or no longer is: an Allocate that nobody contended may be contended now."""
+        results = dig(obj, "status.allocation.devices.results", [])
+        names = [str(result["device"]) for result in results]
+        new = set(names).difference(self._claims.pop(claim, ()))
+        if names:
+            self._claims[claim] = names
+        for name in sorted(new & self._allocated()):
+            if together := self._quiet.get(name):
+                self.counts.contended += 1
+                for one in tuple(together):
+                    self._quiet[one] = set()
+
+    def _allocated(self) -> set[str]:
+        """What the kubelet has given to pods, or is about to."""
+        return {one for ids in self._box.kubelet.devices.allocated.values() for one in ids}
 
     def _prepare_failed(self, seen: Observation) -> None:
         if "NodePrepareResources failed" in str(seen.facts["message"]):
@@ -184,7 +202,3 @@ class Witness:
 
     def _pod_gone(self, seen: Observation) -> None:
         self._shared.discard(str(seen.facts["uid"]))
-
-
-def _devices(claim: Object) -> list[str]:
-    return [result["device"] for result in dig(claim, "status.allocation.devices.results", [])]
