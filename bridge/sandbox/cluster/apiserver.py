@@ -136,6 +136,8 @@ class ApiServer:
             return await self._answer(request, target, verb)
         except ApiProblem as problem:
             return web.json_response(problem.as_status(), status=problem.status)
+        except ConnectionResetError:
+            return web.Response()  # to a client that has gone
 
     def _target(self, path: str) -> Target:
         missing = ApiProblem(404, "NotFound", "the server could not find the requested resource")
