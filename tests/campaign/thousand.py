@@ -76,21 +76,23 @@ class Outcome:
         return len(self.refused) / max(1, self.made[DEVICE_PLUGIN])
 
 
-def run(version: str, pods: int, sharing: str, planes: Sequence[str], frequency: str) -> Outcome:
-    """Run so many pods, in turn on each of the planes."""
+def run(arguments: argparse.Namespace, planes: Sequence[str]) -> Outcome:
+    """Run as many pods as are asked for, in turn on each of the planes."""
     outcome = Outcome()
     with (
         tempfile.TemporaryDirectory(prefix="thousand-") as folder,
-        node(version, Path(folder), nodeStatusUpdateFrequency=frequency) as bed,
+        node(arguments.k8s, Path(folder), nodeStatusUpdateFrequency=arguments.status) as bed,
     ):
         group = bed.plant("acc", DEVICES)
-        more = {"partition": {"devicePlugin": DEVICES // 2}} if sharing == "partition" else {}
+        more: dict[str, Any] = {"sharing": arguments.sharing, "binding": arguments.binding}
+        if arguments.sharing == "partition":
+            more["partition"] = {"devicePlugin": DEVICES // 2}
         begun = time.monotonic()
-        bed.start(group.config(sharing=sharing, **more), releaseGraceSeconds=5)
+        bed.start(group.config(**more), releaseGraceSeconds=5)
         bed.wait_for(lambda: bed.allocatable(group) and bed.published(group), 30, "devices on both planes")
         bed.pause(SETTLED_S - (time.monotonic() - begun))
         bed.snapshot()
-        _run_all(bed, group, pods, planes, outcome)
+        _run_all(bed, group, arguments.pods, planes, outcome)
         bed.snapshot()
         _judge(bed, group, outcome)
     return outcome
@@ -200,14 +202,15 @@ def _report(arguments: argparse.Namespace, planes: Sequence[str], outcome: Outco
         )
     for text in [*outcome.double, *outcome.failed]:
         print(f"FOUND {text}")
+    how = f"sharing {arguments.sharing}, binding {arguments.binding}, {' and '.join(planes)}"
+    pace = f"syncFrequency {SYNC_S}s, nodeStatusUpdateFrequency {arguments.status}"
     return (
-        f"Kubernetes {arguments.k8s}, sharing {arguments.sharing}, {' and '.join(planes)}, syncFrequency {SYNC_S}s, "
-        f"nodeStatusUpdateFrequency {arguments.status}: {made.total()} pods in {outcome.seconds:.0f} s on {DEVICES} "
+        f"Kubernetes {arguments.k8s}, {how}, {pace}: {made.total()} pods in {outcome.seconds:.0f} s on {DEVICES} "
         f"devices, {AT_ONCE} at a time; {len(outcome.double)} double hand-outs; ran "
         f"{ran[DEVICE_PLUGIN]} device-plugin and {ran[DRA]} dra; refused at admission {len(outcome.refused)} of "
-        f"{made[DEVICE_PLUGIN]} device-plugin pods ({outcome.share:.1%}; {dict(reasons)}); evicted to run "
-        f"anew {dict(outcome.evicted)}; hand-outs refused by the daemon {dict(outcome.refused_by_daemon)}; other "
-        f"failures {len(outcome.failed)}"
+        f"{made[DEVICE_PLUGIN]} device-plugin pods ({outcome.share:.1%}; {dict(reasons)}); evicted to run anew "
+        f"{dict(outcome.evicted)}; hand-outs refused by the daemon {dict(outcome.refused_by_daemon)}; "
+        f"other failures {len(outcome.failed)}"
     )
 
 
@@ -232,9 +235,10 @@ def main() -> int:
     parser.add_argument("--sharing", choices=("shared", "partition"), default="shared")
     parser.add_argument("--plane", choices=("both", DEVICE_PLUGIN, DRA), default="both")
     parser.add_argument("--status", default="1s", help="the kubelet's nodeStatusUpdateFrequency (default 1s)")
+    parser.add_argument("--binding", choices=("auto", "off"), default="auto", help="two-phase binding")
     arguments = parser.parse_args()
     planes = (DEVICE_PLUGIN, DRA) if arguments.plane == "both" else (arguments.plane,)
-    outcome = run(arguments.k8s, arguments.pods, arguments.sharing, planes, arguments.status)
+    outcome = run(arguments, planes)
     print(_report(arguments, planes, outcome))
     refused_in_vain = arguments.sharing == "partition" and bool(outcome.refused)
     return 1 if outcome.double or outcome.failed or refused_in_vain else 0
