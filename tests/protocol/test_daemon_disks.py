@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from bridge.daemon.run import StartError
 from bridge.ledger.holds import Phase, Plane
+from bridge.ledger.store import Store
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.stage import RESOURCE, Node, acc, stage
 from tests.unit.disks import FULL, WRITE_ERROR, Disk, disk_below
@@ -121,6 +123,29 @@ async def test_a_start_on_a_full_disk_is_refused_clearly_and_keeps_the_mark_of_t
         assert os.pwrite is write and (node.state / "ledger.lock").stat().st_size > 0
         await node.start()
         assert set(node.ledger()) == {acc(0)}
+
+
+async def test_nothing_is_remembered_of_a_ledger_that_cannot_even_be_read_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the account then has may never have reached the disk (S1, S5)."""
+    async with on_disk() as (node, disk):
+        claim = node.claim_on("c", acc(0))
+        assert not (await node.prepare(claim))[uid(claim)].error
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "load", _unreadable)
+            disk.fails = WRITE_ERROR
+            with pytest.raises(EndpointError, match=r"nothing (was|is) handed out"):
+                await node.allocate(acc(1))
+            answer = (await node.prepare(claim))[uid(claim)]
+            assert "cannot be read" in answer.error and not answer.devices
+        disk.fails = 0
+        assert not (await node.prepare(claim))[uid(claim)].error
+        await node.allocate(acc(1))
+
+
+def _unreadable(store: Store) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 async def test_a_disk_that_fills_up_while_holds_end_loses_no_hold_and_no_device() -> None:

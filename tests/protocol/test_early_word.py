@@ -127,6 +127,7 @@ async def test_h26_admin_access_reserves_nothing() -> None:
         stuck_pod(node, "q", "d")
         await node.lists({acc(0)}, {acc(1)})
         await node.holds_are({acc(1)})
+        await node.log.wait("reserved")
         assert [fields_of(r)["holder"] for r in node.log.of("reserved")] == ["claim default/d"]
 
 
@@ -290,6 +291,35 @@ async def test_h2_a_claim_on_a_device_that_the_other_plane_has_is_sent_to_anothe
         assert offered and offered[0] == [acc(1)], "withdrawn first, then the scheduler is told"
         bound = node.box.observe.of("Bound", "default/p")
         assert len(bound) == 1 and not node.box.observe.of("EventFailedPrepareDynamicResources")
+
+
+async def test_h2_held_elsewhere_waits_for_the_slices_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage(devices=3) as node:
+        await node.box.until(lambda: carries_conditions(node), "devices that wait for us")
+        go, replace = asyncio.Event(), node.box.api._replace
+
+        async def slow(request: Any, target: Any) -> Any:
+            if target.resource.plural == "resourceslices":
+                await go.wait()
+            return await replace(request, target)
+
+        monkeypatch.setattr(node.box.api, "_replace", slow)
+        node.box.create_claim("c", make.request("acc"))
+        with node.box.scheduler.stale():
+            await node.allocate(acc(0))
+            node.box.create_pod(make.pod("p", claims={"dev": "c"}))
+            await node.log.wait("reservation lost")
+            for number in range(3):  # as much again as it takes to say it
+                other = node.claim_on(f"c{number}", acc(2))
+                await node.prepare(other)
+                await node.unprepare(other)
+                deallocate(node, f"c{number}")
+                await node.holds_are({acc(0)})
+            assert conditions(node, "c") == {}, "the slices show the device still"
+            go.set()
+            await node.log.wait("binding condition")
+        await node.box.wait_phase("p", "Running")
+        assert node.nodes("p") == ["/dev/crypto/acc1"]
 
 
 async def test_h2_with_no_other_device_the_pod_waits_unbound() -> None:
