@@ -119,6 +119,23 @@ async def test_h8_of_two_claims_on_one_device_the_second_is_not_reserved_until_t
         assert node.ledger()[acc(0)][1] == "claim default/second"
 
 
+async def test_h8_who_was_refused_is_tried_again_as_soon_as_that_hold_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pursuit, "GRACE_S", 3600.0)  # no watch of its own tells it
+    async with stage(UNBOUND) as node:
+        for name in ("first", "second"):
+            node.claim_on(name, acc(0))
+        stuck_pod(node, "p1", "first")
+        await node.log.wait("reserved")
+        stuck_pod(node, "p2", "second")
+        await node.log.wait("reservation lost")
+        since = len(node.log.records)
+        deallocate(node, "first")
+        node.box.delete_pod("p1", force=True)
+        assert (await node.log.wait("reserved", since))["holder"] == "claim default/second"
+
+
 async def test_h26_admin_access_reserves_nothing() -> None:
     async with stage(UNBOUND) as node:
         node.claim_on("c", acc(0), adminAccess=True)
