@@ -38,7 +38,7 @@ daemon's own longest waits come to 0.5 s each at this haste (30 s for a kubelet 
 matched), the simulated kubelet's to 1 s."""
 
 TIMINGS = Timings(node_status=0.05, watcher_retry=0.05, pod_retry=0.1, reconcile=0.2, pod_sync=0.4)
-PACE_S = 0.01
+PACE_S = 0.03
 GROUP, CLASS = "acc", "acc"
 RESOURCE, DRIVER = f"device-bridge.io/{GROUP}", f"{GROUP}.device-bridge.io"
 ROOM_S = 0.5
