@@ -36,6 +36,15 @@ def deallocate(node: Node, claim: str) -> None:
     )
 
 
+async def claims_watched(node: Node) -> None:
+    """Wait until a claim is watched; that is no write, so nothing else would tell."""
+    api = node.box.api
+    async with asyncio.timeout(20):
+        while not api.requests[CLAIM_WATCHES]:
+            api.watched.clear()
+            await api.watched.wait()
+
+
 def conditions(node: Node, claim: str) -> dict[str, set[str]]:
     """The true conditions of a claim's devices, by device."""
     found = node.box.get("resourceclaims", claim) or {}
@@ -175,7 +184,7 @@ async def test_h34_what_a_watch_tells_of_a_claim_is_read_before_a_reservation_en
         node.claim_on("c", acc(0))
         stuck_pod(node, "p", "c")
         await node.lists({acc(1)}, {acc(0)})
-        await node.box.until(lambda: node.box.api.requests[CLAIM_WATCHES] > 0, "a watch on the claim")
+        await claims_watched(node)
         asked, go = gated(node, "c", monkeypatch)
         deallocate(node, "c")
         async with asyncio.timeout(20):
@@ -473,7 +482,7 @@ async def test_a_claim_that_stays_allocated_long_after_it_was_unprepared_is_watc
         await node.prepare(claim)
         await node.unprepare(claim)
         requests = node.box.api.requests
-        await node.box.until(lambda: requests[CLAIM_WATCHES] > 0, "a watch on the claim")
+        await claims_watched(node)
         asked = requests[CLAIM_GETS]
         deallocate(node, "c")
         await node.holds_are(set())
