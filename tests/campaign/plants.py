@@ -33,6 +33,7 @@ def _double_use() -> None:
         return call
 
     _replace(Ledger, "grant", heedless(Ledger.grant))
+    _replace(Ledger, "reserve", heedless(Ledger.reserve))
     _replace(Ledger, "prepare", heedless(Ledger.prepare))
 
 

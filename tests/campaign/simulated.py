@@ -135,9 +135,7 @@ class History:
     async def _begun(self) -> None:
         """Wait until the daemon offers everything for the first time; what it costs is not judged."""
         self._note(journal.Fault(time.monotonic(), "start", "start", True))
-        async with asyncio.timeout(CALM_S):
-            for what in ("DriverRegistered", "DevicesListed"):
-                await self._box.observe.wait(what, within=CALM_S)
+        await self._box.until(lambda: not self.checker.standing, "all devices offered", CALM_S)
         self._note(journal.Fault(time.monotonic(), "start", "start", False))
 
     async def _do(self, step: Step) -> None:

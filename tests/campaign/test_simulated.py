@@ -53,8 +53,10 @@ async def test_a_short_history_of_both_planes_with_crashes_finds_nothing(tmp_pat
 
 
 def test_a_planted_double_use_is_found(tmp_path: Path) -> None:
-    steps = [pod(f"{plane}{n}", plane, run=500) for n in range(4) for plane in ("device-plugin", "dra")]
-    steps.insert(0, Step("scheduler stale", {"for": 800}))
+    """The scheduler knows nothing of the devices that the first pod has; three of four are asked for twice."""
+    first, second = (pod(plane, plane, run=4000) for plane in ("device-plugin", "dra"))
+    first.args["count"] = second.args["count"] = 3
+    steps = [Step("scheduler stale", {"for": 4000}), first, Step("wait", rest=1000), second]
     ended = replayed(tmp_path, steps, "--plant", DOUBLE_USE)
     assert ended.returncode == 1 and "double use at" in ended.stdout, ended
 
