@@ -120,7 +120,7 @@ async def measure(stage: Stage, scale: Scale) -> list[Figure]:
             await bench.hold(most)
             figures = _prepare_figures(levels)
             figures.append(_memory(daemon, most))
-            figures.append(await _idle(daemon, scale, most))
+            figures += await _idle(daemon, scale, most)
             held = bench.any_held()
         figures += await _restart(stage, config, daemon, held, scale, most)
     return figures
@@ -185,11 +185,19 @@ def _memory(daemon: Daemon, held: int) -> Figure:
     return Figure(f"resident memory, {DEVICES} devices, {held} claims", daemon.resident_mib(), "MiB", 64)
 
 
-async def _idle(daemon: Daemon, scale: Scale, held: int) -> Figure:
+async def _idle(daemon: Daemon, scale: Scale, held: int) -> list[Figure]:
     await asyncio.sleep(
         3
     )  # what the last change started has to be over; there is no event for "nothing more"
+    asked = _asked(daemon)
     before, started = daemon.cpu_s(), time.monotonic()
     await asyncio.sleep(scale.idle_s)
     share = (daemon.cpu_s() - before) / (time.monotonic() - started)
-    return Figure(f"idle CPU, {DEVICES} devices, {held} claims", share * 100, "%", 0.3)
+    return [
+        Figure(f"idle CPU, {DEVICES} devices, {held} claims", share * 100, "%", 0.3),
+        Figure("requests at rest, besides watches", _asked(daemon) - asked, "", 0),
+    ]
+
+
+def _asked(daemon: Daemon) -> float:
+    return sum(count for what, count in daemon.requests().items() if not what.startswith("watch "))
