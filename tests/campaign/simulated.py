@@ -133,9 +133,10 @@ class History:
         return done
 
     async def _begun(self) -> None:
-        """Wait until the daemon offers everything for the first time; what it costs is not judged."""
+        """Wait until the daemon offers devices on both planes for the first time; what it costs is not judged."""
         self._note(journal.Fault(time.monotonic(), "start", "start", True))
-        await self._box.until(lambda: not self.checker.standing, "all devices offered", CALM_S)
+        box = self._box
+        await box.until(lambda: bool(box.allocatable(RESOURCE) and box.slices()), "devices offered", CALM_S)
         self._note(journal.Fault(time.monotonic(), "start", "start", False))
 
     async def _do(self, step: Step) -> None:
