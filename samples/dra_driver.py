@@ -47,7 +47,7 @@ async def main() -> None:
     args.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"))
     o = args.parse_args()
     driver = NodeDriver(o.driver_name + "/node", sorted(Path("/").glob(o.glob.lstrip("/"))), o.cdi_dir)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     kube = KubeApi.from_kubeconfig(o.kubeconfig) if o.kubeconfig else KubeApi.in_cluster()
     places = {"driver_name": o.driver_name, "node_name": o.node_name, "kubelet_root": o.kubelet_root}
     async with kube, DraPlugin(**places, driver=driver, kube=kube) as plugin:
@@ -55,5 +55,5 @@ async def main() -> None:
         await asyncio.Event().wait()
 
 
-with contextlib.suppress(KeyboardInterrupt):
+with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
     asyncio.run(main())

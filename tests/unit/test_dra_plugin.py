@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -151,6 +152,8 @@ async def test_the_sample_driver_serves_a_claim() -> None:
                     str(REPOSITORY / "samples" / "dra_driver.py"),
                     *words,
                     env={"PYTHONPATH": str(REPOSITORY)},
+                    # As a shell starts a program in the background: SIGTERM has to end it all the same.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
                 )
                 try:
                     info = await kubelet.see(plugin_sockets(DRIVER, root).registration)
