@@ -74,7 +74,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--crashes", type=int, default=0, help="how many of the operations are kills of the daemon"
     )
-    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) + 1, help="seeds side by side")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=3 * (os.cpu_count() or 1),
+        help="seeds side by side: each waits more than it works",
+    )
     parser.add_argument(
         "--without", action="append", default=[], choices=sorted(sorts()), help="no such fault"
     )

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.sandbox.cluster.objects import ApiProblem, dig
+from bridge.sandbox.cluster.objects import dig
 from bridge.sandbox.kubelet.context import Timings
 from bridge.sandbox.node import Sandbox, make
 from tests.campaign import journal
@@ -41,8 +41,11 @@ TIMINGS = Timings(node_status=0.05, watcher_retry=0.05, pod_retry=0.1, reconcile
 PACE_S = 0.03
 GROUP, CLASS = "acc", "acc"
 RESOURCE, DRIVER = f"device-bridge.io/{GROUP}", f"{GROUP}.device-bridge.io"
-ROOM_S = 0.5
+ROOM_S = 0.2
 """How long a new pod waits for others to end, for they may wait for an outage's end."""
+
+PATIENCE_S = 0.4
+"""How long a pod that wants several devices may go without a node before it is given up."""
 
 CALM_S = 60.0
 """When a calm is given up although the judge has found nothing: a defect of the campaign."""
@@ -89,6 +92,7 @@ class History:
         self._may_begin = asyncio.Event()
         self._may_begin.set()
         self._claims: dict[str, set[str]] = {}
+        self._greedy: dict[str, float] = {}
 
     def _note(self, line: Line) -> None:
         if not self._journal.closed:  # what the end of the node itself brings about is nobody's business
@@ -225,6 +229,7 @@ class History:
             await asyncio.sleep(0.1)
             for name in list(self._witness.ended.values()):
                 self._delete(name, force=False)
+            self._give_up()
             names = set(self._witness.alive.values())
             for claim, pods in list(self._claims.items()):
                 if pods and not pods & names:
@@ -233,12 +238,23 @@ class History:
             for event in self._box.api.registry.peek("events"):
                 self._box.api.registry.delete("events", event["metadata"]["name"], "default")
 
+    def _give_up(self) -> None:
+        """Delete pods that want several devices and have waited long for them: small ones always come before."""
+        now = time.monotonic()
+        waiting = {name: self._greedy[name] for name in self._witness.alive.values() if name in self._greedy}
+        for name, since in waiting.items():
+            if now - since > PATIENCE_S and not dig(self._box.get("pods", name), "spec.nodeName"):
+                self._delete(name, force=False)
+        self._greedy = waiting
+
     # -- pods
 
     def _pod(self, args: Args) -> None:
         name, count, on_dra = str(args["name"]), int(args["count"]), args["plane"] == "dra"
         count = min(count, self._devices)
         container = make.container(claims=["dev"]) if on_dra else make.container(limits={RESOURCE: count})
+        if count > 1:
+            self._greedy[name] = time.monotonic()
         first = [{**container, "name": "first"}] if args["init"] else []
         pod = make.pod(
             name,
@@ -277,11 +293,9 @@ class History:
         self._box.create_claim(claim, make.request(CLASS))
         self._of_claim(f"{claim}-0", claim, run, stop)
         await asyncio.sleep(run / 2000)
-        with suppress(ApiProblem):
-            ends = self._witness.fault("claim made anew")
-            ends()
-            self._box.delete_pod(f"{claim}-0", force=True)
-            self._delete_claim(claim)
+        self._witness.fault("claim made anew")()
+        self._delete(f"{claim}-0", force=True)
+        self._delete_claim(claim)
         await self._box.wait_gone("resourceclaims", claim)
         self._box.create_claim(claim, make.request(CLASS))
         self._of_claim(f"{claim}-1", claim, run, stop)
