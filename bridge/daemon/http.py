@@ -5,6 +5,7 @@ A thread of its own: it answers while the event loop is busy, and tells when the
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,8 +52,13 @@ class HttpEndpoint:
             def log_message(self, format: str, *args: object) -> None:
                 """Probes are not worth a line each."""
 
-        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            """Ends with the process, whoever is still being answered."""
+
+            address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+            daemon_threads = True
+
+        self._server = Server((host.strip("[]"), int(port)), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
         self._thread.start()

@@ -48,6 +48,15 @@ def served() -> Iterator[Served]:
     http.stop()
 
 
+def test_it_listens_where_there_is_ipv6_only() -> None:
+    http = HttpEndpoint("[::1]:0", Metrics().registry, list, list)
+    try:
+        with urllib.request.urlopen(f"http://[::1]:{http.port}/healthz", timeout=10) as answer:
+            assert answer.read() == b"ok\n"
+    finally:
+        http.stop()
+
+
 def test_it_is_healthy_before_it_is_ready(served: Served) -> None:
     assert served.get("/healthz") == (200, "ok\n")
     assert served.get("/readyz") == (503, "start: the daemon is starting\n")
