@@ -1,0 +1,113 @@
+"""Every way in which the manifests are put together, and kustomize to do it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster import build
+
+Object = dict[str, Any]
+
+REPOSITORY = Path(__file__).parents[2]
+KUSTOMIZE = REPOSITORY / "kustomize"
+
+NEWER_API = "extended-resource-names"
+"""Needs `resource.k8s.io/v1`."""
+
+OLDER_API = "deviceclasses-v1beta1"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One overlay, or the base, with some components.
+
+    Attributes:
+        root: folder below `kustomize/`.
+        components: names of folders of `kustomize/components`, in this order.
+        more: further fields of the kustomization that puts them together.
+    """
+
+    root: str
+    components: tuple[str, ...] = ()
+    more: str = ""
+
+    def __str__(self) -> str:
+        return "+".join((self.root.removeprefix("overlays/"), *self.components))
+
+    @property
+    def resource_api(self) -> str:
+        """The version of `resource.k8s.io` that it is written for."""
+        old = OLDER_API in self.components or self.root == "overlays/openshift-4.19"
+        return "v1beta1" if old else "v1"
+
+    def text(self, folder: Path) -> str:
+        """What kustomize makes of it; `folder` is for the kustomization and has to be empty.
+
+        Raises:
+            AssertionError: kustomize refuses it, or has something to warn of.
+        """
+        below = [_relative(KUSTOMIZE / "components" / name, folder) for name in self.components]
+        kustomization = {"resources": [_relative(KUSTOMIZE / self.root, folder)], "components": below}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + self.more)
+        command = [build.runtime() / "kustomize", "build", folder]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, f"{self}: {done.stderr}"
+        return done.stdout
+
+    def objects(self, folder: Path) -> list[Object]:
+        """The same, read."""
+        return [one for one in yaml.safe_load_all(self.text(folder)) if one]
+
+
+def every() -> list[Build]:
+    """The base and each overlay with every set of components that makes sense together."""
+    roots = ["base", *sorted(f"overlays/{path.name}" for path in (KUSTOMIZE / "overlays").iterdir())]
+    return [one for root in roots for chosen in _subsets(components()) if _fits(one := Build(root, chosen))]
+
+
+def components() -> list[str]:
+    """The components there are."""
+    return sorted(path.name for path in (KUSTOMIZE / "components").iterdir())
+
+
+def _fits(one: Build) -> bool:
+    chosen = set(one.components)
+    if one.root == "overlays/openshift-4.19" and OLDER_API in chosen:
+        return False  # it has it already
+    if "sandboxed-devices" in chosen and one.root not in ("base", "overlays/k3s"):
+        return False  # its configuration is the whole file, and its init container needs a capability
+    return not (NEWER_API in chosen and one.resource_api == "v1beta1")
+
+
+def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    sizes = range(len(names) + 1)
+    return [chosen for size in sizes for chosen in itertools.combinations(names, size)]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Kustomize takes no absolute paths."""
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def read(path: Path) -> list[Object]:
+    """The objects of one file."""
+    return [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one]
+
+
+def only(objects: Sequence[Object], kind: str, name: str = "") -> Object:
+    """The one object of this kind, or of this kind and name.
+
+    Raises:
+        AssertionError: there is none, or more than one.
+    """
+    found = [one for one in objects if one["kind"] == kind and name in ("", one["metadata"]["name"])]
+    assert len(found) == 1, f"{len(found)} of {kind} {name}"
+    return found[0]
