@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from bridge.cli import config, doctor, holds, ledger, look, release, run, sandbox
+from bridge.cli import config, convert, doctor, holds, ledger, look, release, run, sandbox
 
 app = typer.Typer(
     name="bridge",
@@ -28,6 +28,7 @@ app.command("devices")(look.devices)
 app.command("holds")(holds.holds)
 app.command("explain")(holds.explain)
 app.command("release")(release.release)
+app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 app.command("sandbox")(sandbox.sandbox)
 

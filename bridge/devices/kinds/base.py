@@ -70,10 +70,13 @@ class Kind(ABC, Generic[O]):
     Attributes:
         name: as written in the configuration.
         options: schema of a group's `options`: a frozen dataclass, decoded by `bridge.devices.schema`.
+        claim_unit: the consumable capacity that a claim asks an amount of, where one device has all shares; empty
+            where a claim asks for a number of devices.
     """
 
     name: str
     options: type[O]
+    claim_unit: str = ""
 
     @abstractmethod
     def discover(self, group: str, options: O, roots: Roots) -> Found:

@@ -96,6 +96,7 @@ class NxGzipKind(Kind[NxGzipOptions]):
 
     name = "nx-gzip"
     options = NxGzipOptions
+    claim_unit = "credits"
 
     def discover(self, group: str, options: NxGzipOptions, roots: Roots) -> Found:
         """The accelerator: healthy with both faces, unhealthy with one, absent with none."""
@@ -116,7 +117,7 @@ class NxGzipKind(Kind[NxGzipOptions]):
             health=health,
             parts={NODE: 1},
             shares=shares,
-            share_unit="credits",
+            share_unit=self.claim_unit,
         )
         identities = {NODE: node.identity} if node is not None and node.identity is not None else {}
         return Found((device,), {NODE: shares}, tuple(problems), identities)
