@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.config.names import DOMAIN
-from bridge.convert.text import Path
+from bridge.convert.values import Path
 from bridge.convert.versions import ApiVersion
 from bridge.devices.schema import field_path
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from bridge.convert.shares import Role
 from bridge.convert.stream import Object
-from bridge.convert.text import Path, Value, get
+from bridge.convert.values import Path, Value, get
 
 POD_SPECS: Mapping[tuple[str, str], Path] = {
     ("", "Pod"): ("spec",),

@@ -9,21 +9,10 @@ from bridge.convert import templates
 from bridge.convert.model import File, Options, Problem, Result
 from bridge.convert.pods import pod_spec
 from bridge.convert.stream import Fault, Object, Stream, objects, split
-from bridge.convert.text import (
-    Append,
-    Layout,
-    Path,
-    Remove,
-    Value,
-    apply,
-    compose,
-    get,
-    is_flow,
-    value_of,
-    write,
-)
+from bridge.convert.text import Append, Layout, Remove, apply, is_flow
 from bridge.convert.to_claims import Converted, Names, convert
 from bridge.convert.to_resources import revert
+from bridge.convert.values import Path, Value, compose, get, value_of, write
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import pairwise
 
-from bridge.convert.text import Path
+from bridge.convert.values import Path
 
 
 class Role(Enum):

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import yaml
 
-from bridge.convert.text import Path, Value, all_comments, compose, get, value_of
+from bridge.convert.text import all_comments
+from bridge.convert.values import Path, Value, compose, get, value_of
 
 
 class Fault(ValueError):

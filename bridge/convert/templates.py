@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bridge.convert.model import CONVERTED_FROM, Options, Target
 from bridge.convert.pods import label
 from bridge.convert.shares import Piece
-from bridge.convert.text import Value, get
+from bridge.convert.values import Value, get
 from bridge.convert.versions import ApiVersion
 
 GROUP, KIND = "resource.k8s.io", "ResourceClaimTemplate"

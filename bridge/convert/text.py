@@ -11,15 +11,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, Union
 
 import yaml
 
-Value: TypeAlias = Union[str, int, bool, list["Value"], dict[str, "Value"], None]  # noqa: UP007 - recursive
-Path: TypeAlias = tuple[str | int, ...]
+from bridge.convert.values import Path, Value, block, compose, get, scalar, value_of
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 
 
 class Layout(ValueError):
@@ -102,13 +99,13 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     Raises:
         Layout: an edit did not come out as it should; nothing is done.
     """
+    root = compose(text)
     for edit in edits:
-        text = _apply(text, edit)
+        text, root = _apply(text, root, edit)
     return text
 
 
-def _apply(text: str, edit: Edit) -> str:
-    root = compose(text)
+def _apply(text: str, root: yaml.Node, edit: Edit) -> tuple[str, yaml.Node]:
     expected = copy.deepcopy(value_of(root))
     edit.expect(expected)
     document = _Document(text, root)
@@ -120,56 +117,12 @@ def _apply(text: str, edit: Edit) -> str:
         case Remove():
             made = document.remove(edit)
     try:
-        found = value_of(compose(made))
+        after = compose(made)
     except yaml.YAMLError as error:
         raise Layout from error
-    if found != expected:
+    if value_of(after) != expected:
         raise Layout
-    return made
-
-
-def compose(text: str) -> yaml.Node:
-    """The nodes of one document; an empty one is null.
-
-    Raises:
-        yaml.YAMLError: it is not YAML.
-    """
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-    finally:
-        loader.dispose()
-    return yaml.ScalarNode("tag:yaml.org,2002:null", "") if node is None else node
-
-
-def value_of(node: yaml.Node) -> Value:
-    """The plain value. Numbers that are not whole, dates and the like stay text; so do unknown tags."""
-    if isinstance(node, yaml.MappingNode):
-        return {str(key.value): value_of(value) for key, value in node.value}
-    if isinstance(node, yaml.SequenceNode):
-        return [value_of(item) for item in node.value]
-    text = str(node.value)
-    match node.tag.rpartition(":")[2]:
-        case "int" if _INTEGER.fullmatch(text):
-            return int(text)
-        case "null":
-            return None
-        case "bool":
-            return text.lower() in ("true", "yes", "on")
-        case _:
-            return text
-
-
-def get(root: Value, path: Path) -> Value:
-    """What is at a path; None where nothing is."""
-    for piece in path:
-        if isinstance(root, dict) and isinstance(piece, str):
-            root = root.get(piece)
-        elif isinstance(root, list) and isinstance(piece, int) and piece < len(root):
-            root = root[piece]
-        else:
-            return None
-    return root
+    return made, after
 
 
 def is_flow(text: str, path: Path) -> bool:
@@ -190,11 +143,6 @@ def all_comments(text: str) -> tuple[str, ...]:
     """Every comment of a document, in order."""
     leaves = _leaves(compose(text))
     return tuple(text[start:end] for start, end in _comments(text, 0, len(text), leaves))
-
-
-def write(value: Value) -> str:
-    """A document in block layout."""
-    return "".join(f"{line}\n" for line in _block(value, 2, 0))
 
 
 def _mapping(value: Value) -> dict[str, Value]:
@@ -246,9 +194,9 @@ class _Document:
             return self._insert_in_flow(node, key, value, written, edit.comments)
         column = node.start_mark.column
         if edit.flow:
-            lines = [f"{_scalar(edit.key)}: {self._flow(edit.value)}"]
+            lines = [f"{scalar(edit.key)}: {self._flow(edit.value)}"]
         else:
-            lines = _block({edit.key: edit.value}, self._step(edit.path, node), self._dash_offset(node))
+            lines = block({edit.key: edit.value}, self._step(edit.path, node), self._dash_offset(node))
         nested = 1 if len(lines) > 1 else 0
         end = self._line_end(self._content_end(value))
         if index == len(node.value) - 1:
@@ -262,7 +210,7 @@ class _Document:
         item = node.value[-1 if edit.after is None else edit.after]
         if node.flow_style:
             return self._insert_in_flow(node, item, item, self._flow(edit.value), edit.comments)
-        lines = _with_comments(_block([edit.value], 2, 0), 0, edit.comments)
+        lines = _with_comments(block([edit.value], 2, 0), 0, edit.comments)
         return self._insert_lines(self._line_end(self._content_end(item)), node.start_mark.column, lines)
 
     def remove(self, edit: Remove) -> str:
@@ -367,7 +315,7 @@ class _Document:
     def _flow(self, value: Value) -> str:
         if getattr(self.root, "flow_style", False):
             return json.dumps(value)
-        return _scalar(value)
+        return scalar(value)
 
     def _as_lines(self, comments: Comments, column: int) -> str:
         lines = [*comments.above, *([comments.beside.strip()] if comments.beside else [])]
@@ -418,28 +366,3 @@ def _with_comments(lines: Sequence[str], at: int, comments: Comments) -> list[st
     indent = " " * (len(line) - len(line.lstrip(" ")))
     above = [indent + comment for comment in comments.above]
     return [*lines[:at], *above, line + comments.beside, *lines[at + 1 :]]
-
-
-def _block(value: Value, step: int, dash_offset: int) -> list[str]:
-    lines: list[str] = []
-    match value:
-        case dict():
-            for key, below in value.items():
-                if isinstance(below, dict | list) and below:
-                    indent = " " * (dash_offset if isinstance(below, list) else step)
-                    lines.append(f"{_scalar(key)}:")
-                    lines += [indent + line for line in _block(below, step, dash_offset)]
-                else:
-                    lines.append(f"{_scalar(key)}: {_scalar(below)}")
-        case list():
-            for item in value:
-                first, *rest = _block(item, step, dash_offset)
-                lines += [f"- {first}", *(f"  {line}" for line in rest)]
-        case _:
-            lines.append(_scalar(value))
-    return lines
-
-
-def _scalar(value: Value) -> str:
-    dumped = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return str(dumped).removesuffix("\n").removesuffix("\n...")

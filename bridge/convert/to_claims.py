@@ -27,14 +27,12 @@ from bridge.convert.text import (
     Edit,
     Insert,
     Layout,
-    Path,
     Remove,
-    Value,
     apply,
     comments_at,
-    get,
     is_flow,
 )
+from bridge.convert.values import Path, Value, get
 
 Names = dict[tuple[str, str], Value]
 """Templates by namespace and name: those that are there and those that were made."""
@@ -235,7 +233,8 @@ def _named(
 
 def _edit(text: str, spec_path: Path, spec: Value, uses: Sequence[_Use]) -> str:
     for path, _, container in containers(spec):
-        having = [use for use in uses if any(path in piece.containers for piece in use.row)]
+        mine = {use.resource: use for use in uses if any(path in piece.containers for piece in use.row)}
+        having = [mine[name] for name in _extended(container.get("resources")) if name in mine]
         if having:
             text = _edit_container(text, (*spec_path, *path, "resources"), container, path, having)
     entries: list[Value] = [

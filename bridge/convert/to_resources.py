@@ -14,20 +14,8 @@ from bridge.convert.pods import containers, pod_spec
 from bridge.convert.shares import Asker, Piece, Role, amounts, pieces
 from bridge.convert.stream import Object
 from bridge.convert.templates import Asked, NotPlain, Origin, read
-from bridge.convert.text import (
-    NONE,
-    Comments,
-    Edit,
-    Insert,
-    Layout,
-    Path,
-    Remove,
-    Value,
-    apply,
-    comments_at,
-    get,
-    is_flow,
-)
+from bridge.convert.text import NONE, Comments, Edit, Insert, Layout, Remove, apply, comments_at, is_flow
+from bridge.convert.values import Path, Value, get
 
 Templates = Mapping[tuple[str, str], dict[str, Value]]
 """By namespace and name."""
@@ -231,9 +219,11 @@ def _edit_container(
     if not references:
         return text
     everything = len(references) == len(_items(get(container, ("resources", "claims"))))
+    by_name = {claim.name: claim for claim in claims}
+    named = dict.fromkeys(key for _, entry in references for key in by_name[str(entry["name"])].pieces)
     counts = {
         resource: asker.amount
-        for resource in dict.fromkeys(name for claim in claims for name in claim.pieces)
+        for resource in named
         for asker in _askers(claims, resource, spec)
         if asker.container == path
     }
