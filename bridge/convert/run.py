@@ -147,7 +147,8 @@ def _into_list(done: Converted, thing: Object) -> str:
 
 def _leftovers(draft: _Draft, options: Options) -> Iterator[Problem]:
     """Names of our resources where they are not asked for by a container that was converted."""
-    told = {(problem.who, problem.path) for problem in draft.problems}
+    whole = ("metadata", "name")  # an object without a name is left whole
+    told = {(one.who, () if one.path == whole else one.path) for one in draft.problems}
     for _, thing in draft.objects():
         if _is_template(thing):
             continue

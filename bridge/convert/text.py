@@ -269,7 +269,11 @@ class _Document:
         if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]
             return self._content_end(last[1] if isinstance(last, tuple) else last)
-        return max(len(self.text[: node.end_mark.index].rstrip()), node.start_mark.index)
+        begin, end = node.start_mark.index, node.end_mark.index
+        header = self.text[begin : self._line_end(begin)].partition("#")[0]
+        if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">") and "+" in header:
+            return int(end) - self.text[:end].endswith("\n")  # the empty lines below it are its own
+        return int(max(len(self.text[:end].rstrip()), begin))
 
     def _line_end(self, position: int) -> int:
         end = self.text.find("\n", position)

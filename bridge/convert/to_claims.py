@@ -125,7 +125,7 @@ def _asked(spec: Value, options: Options) -> tuple[dict[str, _Asked], list[tuple
     for path, role, container in containers(spec):
         resources = container.get("resources")
         for resource in _extended(resources):
-            at = next(f for f in _FIELDS if isinstance(get(resources, (f, resource)), int | str))
+            at = next(f for f in _FIELDS if get(resources, (f, resource)) is not None)
             try:
                 amount = _amount(resources, resource, options)
             except ValueError as error:

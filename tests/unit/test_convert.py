@@ -200,6 +200,46 @@ def test_a_json_list_stays_json() -> None:
     assert json.loads(back(result.text).text) == json.loads(text)
 
 
+TEXTS = {
+    "empty lines at the end of a literal belong to it": (
+        "  - resources:\n      limits:\n        device-bridge.io/acc: 1\n    args:\n    - |+\n      hello  # no\n\n\n"
+        "---\nkind: Other\n"
+    ),
+    "the end of a document is marked": "  - {name: x, resources: {limits: {device-bridge.io/acc: 1}}}\n...\n# tail\n",
+    "the first key of a container": "  - resources: {limits: {device-bridge.io/acc: 1}}\n    name: x\n",
+    "no line end": "  - name: x\n    resources:\n      limits:\n        device-bridge.io/acc: 1",
+}
+
+
+@pytest.mark.parametrize("below", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("above", ["", "\ufeff", "%YAML 1.1\n---\n", "---\n---\n# first\n"])
+def test_unusual_texts_go_forth_and_back(above: str, below: str) -> None:
+    text = f"{above}apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers:\n{below}"
+    result = forth(text)
+    assert not result.problems and "claims" in result.text
+    assert back(result.text).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "---\n---\n",
+        "hello\n",
+        "kind: Pod\nx: !vault |\n  abc\ny: !!timestamp 2020-01-01\nz: .nan\n? {a: b}\n: c\n",
+        "kind: Pod\napiVersion: v1\nmetadata: []\nspec: {containers: {a: 1}, initContainers: 4, resourceClaims: 3}\n",
+        "kind: Pod\napiVersion: v1\nspec: {containers: [{name: x}], resourceClaims: [{name: c}, 4]}\n",
+        f"kind: Pod\napiVersion: v1\nspec: {{containers: [3, {{resources: {{limits: {{{ACC}: [1]}}, claims: 4}}}}]}}\n",
+        f"kind: Pod\napiVersion: v1\nspec: {{containers: [{{resources: {{limits: {{{ACC}: 1}}, claims: 4}}}}]}}\n",
+        "kind: List\napiVersion: v1\nitems: 4\n",
+        "kind: List\napiVersion: v1\nitems: [4, {kind: 3}, null]\n",
+    ],
+)
+def test_what_is_no_workload_as_it_should_be_is_left(text: str) -> None:
+    assert forth(text).text == text and back(text).text == text
+
+
 # What is left, and why
 
 
