@@ -57,7 +57,7 @@ class Build:
         below = [_relative(KUSTOMIZE / "components" / name, folder) for name in self.components]
         kustomization = {"resources": [_relative(KUSTOMIZE / self.root, folder)], "components": below}
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + self.more)
-        command = [build.runtime() / "kustomize", "build", folder]
+        command: list[str | Path] = [build.runtime() / "kustomize", "build", folder]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, f"{self}: {done.stderr}"
         return done.stdout

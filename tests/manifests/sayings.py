@@ -73,8 +73,8 @@ def configured(objects: Sequence[Object]) -> None:
     root = config.daemon.kubelet_root
     on_node = _on_node(pod)
     # The kubelet is told the paths of sockets in these: they have to be the same on the node.
-    for path in (root / "plugins", root / "plugins_registry", root / "pod-resources"):
-        assert on_node[str(path)] == str(path)
+    for folder in (root / "plugins", root / "plugins_registry", root / "pod-resources"):
+        assert on_node[str(folder)] == str(folder)
     assert on_node[str(root / "device-plugins")] == DEVICE_PLUGINS
     assert config.daemon.state_dir.is_relative_to(root / "plugins")
     assert {"/dev", str(config.daemon.cdi.static_dir), str(config.daemon.cdi.dynamic_dir)} <= on_node.keys()

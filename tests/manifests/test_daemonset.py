@@ -1,0 +1,155 @@
+"""The base as it is, on a real node: the privileges that the pod has are enough, and so are its rights.
+
+Until there is an image the daemon's program is the one of these tests, mounted into an empty container. All else is as
+built: user, capabilities, mounts, probes, account, policy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import PROBE, Cluster
+from tests.cluster.consoles import FIRST, MAJOR
+from tests.e2e.objects import Container, Dra, PodClaim, Request, pod
+from tests.manifests.builds import OLDER_API, REPOSITORY, Build, Object, only
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ci, pytest.mark.oldest, pytest.mark.timeout(1800)]
+
+BRIDGE = [sys.executable, "-m", "bridge"]
+IN_IT = ["exec", "-n", "device-bridge", "daemonset/device-bridge", "-c", "daemon", "--"]
+DEVICES = [f"/dev/crypto/acc{i}" for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The base, and two devices that no container may open by itself."""
+    for i, path in enumerate(DEVICES):
+        cluster.mknod(path, "c", MAJOR, FIRST + i, mode=0o666)
+    install(cluster, tmp_path_factory.mktemp("base"))
+    yield
+    cluster.delete("DaemonSet", "device-bridge", "device-bridge")
+
+
+def install(cluster: Cluster, folder: Path, *components: str) -> None:
+    """Apply a build, and wait until its daemon is ready."""
+    older = (OLDER_API,) if cluster.release.resource_api == "v1beta1" else ()
+    objects = Build("base", (*older, *components)).objects(folder)
+    _stand_in(only(objects, "DaemonSet"))
+    cluster.apply(objects)
+    cluster.wait_for(lambda: _ready(cluster), 120, "the daemon to be ready")
+
+
+def _stand_in(daemonset: Object) -> None:
+    """Mount the interpreter, its libraries and this repository, in place of an image."""
+    spec = daemonset["spec"]["template"]["spec"]
+    inside = {"/usr": "/usr", "/lib": "/usr/lib", "/lib64": "/usr/lib64"}
+    for folder in (REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)):
+        if not any(folder.is_relative_to(known) for known in inside):
+            inside[str(folder)] = str(folder)
+    for container in (*spec["containers"], *spec.get("initContainers", [])):
+        program = {"bridge": BRIDGE, "python3": [sys.executable]}[container["command"][0]]
+        container["command"][:1] = program
+        container |= {"image": PROBE, "workingDir": str(REPOSITORY)}
+        mounts = [{"name": f"image-{i}", "mountPath": p, "readOnly": True} for i, p in enumerate(inside)]
+        container["volumeMounts"] += mounts
+    for i, on_node in enumerate(inside.values()):
+        spec["volumes"].append({"name": f"image-{i}", "hostPath": {"path": on_node}})
+
+
+def _ready(cluster: Cluster) -> bool:
+    found = cluster.get("DaemonSet", "device-bridge", "device-bridge")
+    seen = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+    updated = found["status"].get("updatedNumberScheduled") == 1
+    return bool(seen and updated and found["status"].get("numberAvailable") == 1)
+
+
+def finished(cluster: Cluster, name: str) -> str:
+    """What a pod wrote, once it has ended well; it is deleted."""
+    cluster.wait_for(
+        lambda: cluster.get("Pod", name)["status"]["phase"] == "Succeeded", 90, f"pod {name} to end"
+    )
+    text = cluster.pod_logs(name)
+    cluster.delete("Pod", name)
+    return text
+
+
+def opened(path: str = "/dev/crypto/acc*") -> str:
+    """Open the device that is there."""
+    return f"/probe try {path} rw"
+
+
+def test_everything_is_there_that_doctor_looks_at(cluster: Cluster, installed: None) -> None:
+    found = json.loads(cluster.kubectl(*IN_IT, *BRIDGE, "doctor", "-o", "json", check=False))
+    assert not [one for one in found if not one["ok"]]
+    assert {"API rights", "CDI folder", "evidence: runtime"} <= {one["check"] for one in found}
+
+
+def test_it_cannot_open_a_device_nor_write_where_it_should_not(cluster: Cluster, installed: None) -> None:
+    tried = f"/probe try {DEVICES[0]} rw; touch /dev/made /made /run/containerd/made; true"
+    said = cluster.exec(
+        ["kubectl", "--kubeconfig", cluster.admin_kubeconfig, *IN_IT, "sh", "-c", tried], check=False
+    )
+    assert said.stdout == "EPERM\n"
+    assert said.stderr.count("Read-only file system") == 3
+    assert not cluster.node.outside("/dev/termination-log").exists()
+
+
+def test_a_pod_gets_a_device_by_the_name_of_the_resource(cluster: Cluster, installed: None) -> None:
+    cluster.apply(pod("old", Container(opened(), resources={"device-bridge.io/acc": 1})))
+    assert finished(cluster, "old") == "ok\n"
+
+
+def test_a_pod_gets_a_device_by_a_claim(cluster: Cluster, installed: None) -> None:
+    dra = Dra(cluster.release.resource_api)
+    cluster.apply(dra.template("one", Request("device", "acc.device-bridge.io")))
+    cluster.apply(
+        pod("new", Container(opened(), claims=("device",)), claims=[PodClaim("device", template="one")])
+    )
+    assert finished(cluster, "new") == "ok\n"
+
+
+def test_an_update_replaces_the_daemon_and_touches_no_pod(cluster: Cluster, installed: None) -> None:
+    holding = Container(f"{opened()}; sleep 600", resources={"device-bridge.io/acc": 1})
+    cluster.apply(pod("holding", holding))
+    cluster.wait_for(lambda: cluster.pod_logs("holding") == "ok\n", 60, "the pod to have its device")
+    before = _daemons(cluster)
+    cluster.kubectl("rollout", "restart", "daemonset/device-bridge", "-n", "device-bridge")
+    cluster.wait_for(lambda: _ready(cluster) and not before & _daemons(cluster), 120, "the new daemon")
+    holds = json.loads(cluster.kubectl(*IN_IT, *BRIDGE, "holds", "-o", "json"))
+    assert ["holding" in json.dumps(hold) for hold in holds] == [True]
+    status = cluster.get("Pod", "holding")["status"]
+    assert status["phase"] == "Running"
+    assert status["containerStatuses"][0]["restartCount"] == 0
+    cluster.delete("Pod", "holding", grace_seconds=0)
+
+
+def _daemons(cluster: Cluster) -> set[str]:
+    return {one["metadata"]["uid"] for one in cluster.list("Pod", "device-bridge")}
+
+
+def test_a_cluster_without_hardware_gets_devices_to_try(
+    cluster: Cluster, installed: None, tmp_path: Path
+) -> None:
+    install(cluster, tmp_path, "sandboxed-devices")
+    cluster.wait_for(
+        lambda: (
+            cluster.get("Node", cluster.node_name)["status"]["allocatable"]["device-bridge.io/acc"] == "4"
+        ),
+        30,
+        "four devices to be offered",
+    )
+    cluster.apply(
+        pod("tries", Container("ls /dev/device-bridge-sandbox", resources={"device-bridge.io/acc": 2}))
+    )
+    assert len(finished(cluster, "tries").split()) == 2
+
+
+def test_it_had_nothing_to_complain_of(cluster: Cluster, installed: None) -> None:
+    log = cluster.kubectl("logs", "-n", "device-bridge", "daemonset/device-bridge")
+    records = [json.loads(line) for line in log.splitlines()]
+    assert not [one for one in records if one["level"] in ("error", "critical")]
