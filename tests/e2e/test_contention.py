@@ -174,7 +174,9 @@ def report(
             f"hand-outs refused {dict(refused)}, pods failed and made anew {dict(failed)}"
         )
     assert min(by_plane["device-plugin"], by_plane["dra"]) >= 10
-    assert sum(refused.values()) >= 1, "no hand-out was contended"
+    # The daemon refuses who comes too late; and since it reserves what claims are allocated before the kubelet asks,
+    # the kubelet has often seen the device go and refuses the pod itself.
+    assert sum(refused.values()) + sum(failed.values()) >= 1, "nothing was contended"
 
 
 def reason(status: dict[str, Any]) -> str:
