@@ -164,7 +164,7 @@ class EarlyWord:
             if hold.phase is Phase.RESERVED and isinstance(hold.holder, ClaimHolder):
                 key = (hold.holder.namespace, hold.holder.name)
                 self._reserved.setdefault(key, set()).add(hold.holder.uid)
-        for key in list(self._reserved):
+        for key in self._reserved.keys() - self._pursuits.keys():
             self._pursue(key)  # it may be deallocated by now, or its scheduler may wait for an answer
         places = {
             Place.OWN: (lambda: bool(self._reservations.parts), f"spec.nodeName={self._node_name}"),

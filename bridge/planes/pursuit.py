@@ -47,7 +47,7 @@ class Watches:
     """The watches on single claims that there may be at once.
 
     Attributes:
-        open: how many there are.
+        open: how many there are; whoever begins one counts it before anybody else can look.
         trouble: why there can be none; empty while there can.
     """
 
@@ -66,21 +66,17 @@ class Watches:
 
         `silent` is called where a watch does not begin with the claim: there may be none of that name any longer.
         """
-        self.open += 1
         backoff = Backoff(max_s=30.0)
-        try:
-            while True:
-                try:
-                    await self._feed(key, heard, silent)
-                    backoff.reset()
-                except (Forbidden, NotFound) as error:
-                    self._forbid(error)
-                    return
-                except (ApiError, NoResourceApi) as error:
-                    log.info("a claim's watch broke", extra={"claim": "/".join(key), "error": str(error)})
-                await asyncio.sleep(backoff.next())
-        finally:
-            self.open -= 1
+        while True:
+            try:
+                await self._feed(key, heard, silent)
+                backoff.reset()
+            except (Forbidden, NotFound) as error:
+                self._forbid(error)
+                return
+            except (ApiError, NoResourceApi) as error:
+                log.info("a claim's watch broke", extra={"claim": "/".join(key), "error": str(error)})
+            await asyncio.sleep(backoff.next())
 
     async def _feed(self, key: Key, heard: Callable[[Json | None], None], silent: Callable[[], None]) -> None:
         """One watch. Without a resource version it begins with the claim as it is, so no gap matters (H34)."""
@@ -136,6 +132,7 @@ class Pursuit:
         self._feeder: asyncio.Task[None] | None = None
         self._pauses = Backoff(first_s=1.0, max_s=LONGEST_S)
         self._patience = GRACE_S
+        self._fine = True
 
     def wake(self, *, look: bool) -> None:
         """Something changed around the claim; `look`: read it again."""
@@ -162,9 +159,10 @@ class Pursuit:
         heard, self._heard = self._heard, None
         self._news.clear()
         if heard is not None and not self._look:
-            return await self._seen(heard)
+            self._fine = await self._seen(heard)
+            return self._fine
         if not self._look or self._begins_with_watch():
-            return True
+            return self._fine  # what failed at the last look is still to be done
         self._look = False
         try:
             await self._budget.take()
@@ -177,7 +175,8 @@ class Pursuit:
                 )
                 return False
             body = None
-        return await self._seen(Look(body, read=True))
+        self._fine = await self._seen(Look(body, read=True))
+        return self._fine
 
     def _begins_with_watch(self) -> bool:
         """Where a watch is due anyway, its first event is the look."""
@@ -188,6 +187,7 @@ class Pursuit:
         return False
 
     def _feed(self) -> None:
+        self._watches.open += 1
         self._feeder = asyncio.create_task(
             self._watches.feed(self.key, self._hear, lambda: self.wake(look=True)),
             name=f"watch of claim {'/'.join(self.key)}",
@@ -201,6 +201,7 @@ class Pursuit:
 
     def _watch_over(self, task: asyncio.Task[None]) -> None:
         self._feeder = None
+        self._watches.open -= 1
         if not task.cancelled():
             self.wake(look=True)
 

@@ -224,6 +224,9 @@ class Reservations:
                     await part.listed()
         except TimeoutError:
             return not verdict.refusal
+        except (NoResourceApi, RuntimeError) as error:  # the API is away, or the plane is being stopped
+            log.info("slices cannot be stored now", extra={"group": part.name, "error": str(error)})
+            return False
         return True
 
 
