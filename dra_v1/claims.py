@@ -135,6 +135,10 @@ class ClaimProblem(Enum):
     FAILED = "failed"
 
 
+HAS_NOTHING: Final = frozenset({ClaimProblem.REPLACED, ClaimProblem.NOT_ALLOCATED, ClaimProblem.NOT_OURS})
+"""Problems that prove that a claim, as it was read, has no device of the driver."""
+
+
 class ClaimError(Exception):
     """One claim cannot be used; the text goes to the pod's events.
 

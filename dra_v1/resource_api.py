@@ -86,6 +86,16 @@ class ResourceApi:
 
         return await self._with_version(read)
 
+    async def find_claim(self, namespace: str, name: str) -> Json | None:
+        """The same, or None if there is none of that name. Raises what `get_claim` does where that cannot be told: a
+        server that does not know the kind knows nothing of the claim."""
+        try:
+            return await self.get_claim(namespace, name)
+        except NotFound as error:
+            if error.unserved:
+                raise
+            return None
+
     async def claims_path(self, namespace: str) -> str:
         """Path of a namespace's ResourceClaims: to watch one of them by its name, never all."""
         return self._path(await self.version(), f"namespaces/{namespace}/resourceclaims")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bridge.planes.roster import Roster
     from bridge.platform.roots import Roots
 
-NAME = "control.sock"
 TIMEOUT_S = 30.0
 """A release looks at the runtime, at the kubelet and at every process first."""
 
@@ -27,6 +26,8 @@ class NoDaemon(Exception):
 
 def ask(state_dir: Path, do: str, **more: object) -> Any:
     """What the daemon says. Raises NoDaemon; what the daemon refuses ends the command with exit 1."""
+    from bridge.daemon.control import NAME
+
     path = state_dir / NAME
     try:
         with socket.socket(socket.AF_UNIX) as client:

@@ -142,14 +142,14 @@ def _source(health: dict[str, Any]) -> Finding:
 
 async def _sources(config: Config) -> list[Finding]:
     """The sources asked here and now, for there is no daemon to ask."""
-    from bridge.platform import checkpoint
-    from bridge.platform.cri import USUAL_SOCKETS, CriClient
+    from bridge.platform import checkpoint, cri
+    from bridge.platform.cri import CriClient
     from bridge.platform.endpoint import Unavailable
     from bridge.platform.podresources import PodResourcesClient
 
     daemon = config.daemon
-    podresources = PodResourcesClient(daemon.kubelet_root / "pod-resources" / "kubelet.sock")
-    runtime = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
+    podresources = PodResourcesClient(daemon.pod_resources)
+    runtime = CriClient(cri.sockets(daemon.cri_socket))
     try:
         listed, version = await podresources.list(), await runtime.version()
     finally:

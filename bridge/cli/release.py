@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,8 +108,8 @@ async def _alone(
     """Without a daemon: under the ledger's lock, with an event if the API server can be reached."""
     from bridge.ledger.ledger import Ledger
     from bridge.ledger.store import LedgerError, read_boot
-    from bridge.planes.explain import NotFound, find, hold_row
-    from bridge.planes.release import StillUsed, witnesses
+    from bridge.planes.explain import NotFound, find
+    from bridge.planes.release import StillUsed, as_row, witnesses
     from bridge.planes.release import release as end
     from bridge.planes.report import Report
 
@@ -126,13 +127,8 @@ async def _alone(
             await ledger.close()
     except (LedgerError, NotFound, StillUsed, LookupError) as error:
         fail(str(error))
-    notes = [*done.notes, *await _post(told, node, kubeconfig)]
-    return {
-        "target": str(target),
-        "holds": [hold_row(hold, None, {}) for hold in done.holds],
-        "quarantine": done.quarantine.reason if done.quarantine else None,
-        "notes": notes,
-    }
+    posted = await _post(told, node, kubeconfig)
+    return as_row(target, replace(done, notes=(*done.notes, *posted)))
 
 
 async def _post(told: list[News], node: str, kubeconfig: Path | None) -> list[str]:

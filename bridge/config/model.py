@@ -182,6 +182,11 @@ class Daemon:
     rescan_seconds: Annotated[float, between(1, 86400)] = 60
     release_grace_seconds: Annotated[float, between(0, 86400)] = 60
 
+    @property
+    def pod_resources(self) -> Path:
+        """The kubelet's podresources socket."""
+        return self.kubelet_root / "pod-resources" / "kubelet.sock"
+
     def __post_init__(self) -> None:
         if self.state_dir == Path():  # nobody can write that: it is not absolute
             object.__setattr__(self, "state_dir", self.kubelet_root / "plugins" / "device-bridge")

@@ -14,9 +14,9 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Reconciler
 from bridge.ledger.store import LedgerError
 from bridge.planes.early_word import EarlyWord
-from bridge.planes.explain import NotFound, Target, explain, find, hold_row, rows
+from bridge.planes.explain import NotFound, Target, explain, find, rows
 from bridge.planes.healing import Healing
-from bridge.planes.release import StillUsed, release, witnesses
+from bridge.planes.release import StillUsed, as_row, release, witnesses
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster
 from bridge.planes.rosters import Rosters
@@ -76,12 +76,7 @@ class Controls:
                 )
             except (StillUsed, LookupError, LedgerError) as error:
                 raise Refusal(str(error)) from error
-        return {
-            "target": str(target),
-            "holds": [hold_row(hold, None, {}) for hold in done.holds],
-            "quarantine": done.quarantine.reason if done.quarantine else None,
-            "notes": list(done.notes),
-        }
+        return as_row(target, done)
 
     async def _health(self, request: Mapping[str, Any]) -> object:
         return {

@@ -17,10 +17,10 @@ from bridge.ledger.evidence import Sighting
 from bridge.ledger.holds import ClaimHolder, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
-from bridge.planes.words import has_ended, read_pod
+from bridge.planes.words import has_ended, pod_uids, read_pod
 from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiError
-from dra_v1.kube import ApiError, Json, NotFound
+from dra_v1.kube import ApiError, Json
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 log = logging.getLogger(__name__)
@@ -140,15 +140,13 @@ class Orphans:
         """Ask for a claim, and put off the next question if it is still there."""
         await self._budget.take()
         try:
-            body: Json | None = await self._resources.get_claim(holder.namespace, holder.name)
+            body = await self._resources.find_claim(holder.namespace, holder.name)
         except (ApiError, NoResourceApi) as error:
-            if not isinstance(error, NotFound) or error.unserved:
-                log.warning(
-                    "cannot tell whether a claim that the kubelet does not list is still there",
-                    extra={"claim": f"{holder.namespace}/{holder.name}", "error": str(error)},
-                )
-                return False
-            body = None
+            log.warning(
+                "cannot tell whether a claim that the kubelet does not list is still there",
+                extra={"claim": f"{holder.namespace}/{holder.name}", "error": str(error)},
+            )
+            return False
         if body is None or body["metadata"]["uid"] != holder.uid:
             return True
         suspect.ask_at, suspect.pause = sighting.at + suspect.pause, min(suspect.pause * 2, _LONGEST_S)
@@ -196,10 +194,8 @@ def nobody_uses(holder: ClaimHolder, pods: Iterable[Json], sighting: Sighting) -
     for pod in pods:
         if has_ended(pod):
             continue  # if it is said to have ended and runs all the same, it counts as one that nobody knows
-        meta, named = pod["metadata"], read_pod(pod)
+        named = read_pod(pod)
         if named.namespace == holder.namespace and holder.name in dict(named.claims):
             return False
-        known.add(str(meta["uid"]))
-        # A static pod runs under another UID than its mirror (H32); it can have no claims.
-        known.add(str((meta.get("annotations") or {}).get("kubernetes.io/config.hash", "")))
+        known.update(pod_uids(pod))
     return all(uids <= known for uids in (sighting.live or {}).values())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from bridge.ledger.evidence import PodName
+from bridge.planes.words import has_ended, pod_uids
 from dra_v1.kube import KubeApi
 from dra_v1.kube_errors import ApiError, Json
 
@@ -86,8 +87,8 @@ def _decoded(found: Json) -> PodsOfNode:
     for pod in found["items"]:
         name = (str(pod["metadata"]["namespace"]), str(pod["metadata"]["name"]))
         graces[name] = max(graces.get(name, 0.0), _grace(pod))
-        if not _has_ended(pod):
-            going_on[name].update(_uids(pod))
+        if not has_ended(pod):
+            going_on[name].update(pod_uids(pod))
     return PodsOfNode({name: frozenset(uids) for name, uids in going_on.items()}, graces)
 
 
@@ -95,14 +96,3 @@ def _grace(pod: Json) -> float:
     """How long its containers may take to end once they are told: what it was deleted with can only be shorter."""
     wanted = (pod.get("spec") or {}).get("terminationGracePeriodSeconds")
     return float(wanted) if isinstance(wanted, int) else _DEFAULT_GRACE_S
-
-
-def _has_ended(pod: Json) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _uids(pod: Json) -> tuple[str, ...]:
-    """The UIDs that kubelet and runtime may know a pod by: a static pod's is another than its mirror's (H32)."""
-    meta = pod["metadata"]
-    static = (meta.get("annotations") or {}).get("kubernetes.io/config.hash")
-    return (str(meta["uid"]), *([str(static)] if static else []))

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +20,8 @@ from bridge.daemon.source_health import SourceBook, SourceHealth
 from bridge.ledger.evidence import ClaimedDevice, DeviceName, PodName, Sighting
 from bridge.ledger.holds import PodHolder
 from bridge.planes.regrants import Running, Shown
-from bridge.platform import checkpoint
-from bridge.platform.cri import USUAL_SOCKETS, CriClient, RuntimeView
+from bridge.platform import checkpoint, cri
+from bridge.platform.cri import CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
 from bridge.platform.podresources import PodResources, PodResourcesClient
 from dra_v1.kube import KubeApi
@@ -68,10 +67,10 @@ class Sources:
         self._ended: frozenset[str] = frozenset()
         self._ended_names: frozenset[PodName] = frozenset()
         self._graces: dict[PodName, float] = {}
-        self._socket = daemon.kubelet_root / "pod-resources" / "kubelet.sock"
+        self._socket = daemon.pod_resources
         self._checkpoint = daemon.kubelet_root / "device-plugins" / checkpoint.NAME
         self._podresources = PodResourcesClient(self._socket)
-        self._cri = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
+        self._cri = CriClient(cri.sockets(daemon.cri_socket))
         self._kubelet: tuple[int, int, int] | None = None
         self._stable_at = 0.0
 

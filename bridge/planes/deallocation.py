@@ -16,8 +16,8 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.report import Report
 from bridge.platform.budget import Budget
-from dra_v1.claims import Claim, ClaimError, ClaimProblem, ClaimRef, check_claim
-from dra_v1.kube_errors import ApiError, Json, NotFound
+from dra_v1.claims import HAS_NOTHING, Claim, ClaimError, ClaimRef, check_claim
+from dra_v1.kube_errors import ApiError, Json
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 log = logging.getLogger(__name__)
@@ -94,14 +94,11 @@ class Deallocations:
         assert isinstance(holder, ClaimHolder)
         async with self._gate:
             try:
-                body: Json | None = await self._resources.get_claim(holder.namespace, holder.name)
+                body = await self._resources.find_claim(holder.namespace, holder.name)
             except (ApiError, NoResourceApi) as error:
-                # A server that does not know the kind knows nothing of the claim.
-                if not isinstance(error, NotFound) or error.unserved:
-                    extra = {"claim": f"{holder.namespace}/{holder.name}", "error": str(error)}
-                    log.warning("cannot tell whether a claim is deallocated", extra=extra)
-                    return
-                body = None
+                extra = {"claim": f"{holder.namespace}/{holder.name}", "error": str(error)}
+                log.warning("cannot tell whether a claim is deallocated", extra=extra)
+                return
         await self._judge(uid, body, holds)
 
     async def judge(self, uid: str, body: Json | None) -> None:
@@ -176,7 +173,7 @@ def shares_still_allocated(found: Claim | ClaimError, pool: str) -> frozenset[st
     Raises ValueError for an error that does not tell; the caller keeps those from here.
     """
     if isinstance(found, ClaimError):
-        if found.problem not in (ClaimProblem.REPLACED, ClaimProblem.NOT_ALLOCATED, ClaimProblem.NOT_OURS):
+        if found.problem not in HAS_NOTHING:
             raise ValueError(f"this proves nothing about a claim's shares: {found}")
         return frozenset()
     return frozenset(r.share_id or r.device for r in found.results if r.pool == pool and not r.admin_access)

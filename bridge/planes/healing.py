@@ -23,8 +23,8 @@ from bridge.planes.conflicts import Leave, Loser, Move, Over, Verdict, decide
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.budget import Budget
-from dra_v1.claims import ClaimError, ClaimProblem, ClaimRef, check_claim
-from dra_v1.kube_errors import ApiError, NotFound
+from dra_v1.claims import HAS_NOTHING, ClaimError, ClaimRef, check_claim
+from dra_v1.kube_errors import ApiError
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 log = logging.getLogger(__name__)
@@ -301,21 +301,17 @@ class Healing:
         assert self._resources is not None
         ref = ClaimRef(loser.asker.claim.namespace, loser.asker.claim.name, loser.asker.claim.uid)
         try:
-            body = await self._resources.get_claim(ref.namespace, ref.name)
-        except NotFound as error:
-            return not error.unserved
+            body = await self._resources.find_claim(ref.namespace, ref.name)
         except (ApiError, NoResourceApi) as error:
             log.warning(
                 "cannot tell whether a claim was moved", extra={"claim": str(ref), "error": str(error)}
             )
             return False
+        if body is None:
+            return True
         found = check_claim(body, ref, self._drivers[loser.pick.group])
         if isinstance(found, ClaimError):
-            return found.problem in (
-                ClaimProblem.REPLACED,
-                ClaimProblem.NOT_ALLOCATED,
-                ClaimProblem.NOT_OURS,
-            )
+            return found.problem in HAS_NOTHING
         return not any(r.pool == self._pool and r.device == loser.shown for r in found.results)
 
     # Taints

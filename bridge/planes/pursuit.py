@@ -166,15 +166,11 @@ class Pursuit:
         self._look = False
         try:
             await self._budget.take()
-            body: Json | None = await self._resources.get_claim(*self.key)
+            body = await self._resources.find_claim(*self.key)
         except (ApiError, NoResourceApi) as error:
-            if not isinstance(error, NotFound) or error.unserved:
-                self._look = True
-                log.info(
-                    "a claim cannot be read now", extra={"claim": "/".join(self.key), "error": str(error)}
-                )
-                return False
-            body = None
+            self._look = True
+            log.info("a claim cannot be read now", extra={"claim": "/".join(self.key), "error": str(error)})
+            return False
         self._fine = await self._seen(Look(body, read=True))
         return self._fine
 

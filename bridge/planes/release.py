@@ -17,11 +17,11 @@ from bridge.ledger.account import Account
 from bridge.ledger.holds import ClaimHolder, Hold, PodHolder, Quarantine
 from bridge.ledger.ledger import Ledger
 from bridge.planes import report as told
-from bridge.planes.explain import Target
+from bridge.planes.explain import Target, hold_row
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster
-from bridge.platform import openers
-from bridge.platform.cri import USUAL_SOCKETS, CriClient, RuntimeView
+from bridge.platform import cri, openers
+from bridge.platform.cri import CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
 from bridge.platform.podresources import PodResources, PodResourcesClient
 from bridge.platform.roots import Roots
@@ -49,6 +49,16 @@ class Released:
     holds: tuple[Hold, ...]
     quarantine: Quarantine | None
     notes: tuple[str, ...] = ()
+
+
+def as_row(target: Target, done: Released) -> dict[str, object]:
+    """What was done to a target, as the command line prints it."""
+    return {
+        "target": str(target),
+        "holds": [hold_row(hold, None, {}) for hold in done.holds],
+        "quarantine": done.quarantine.reason if done.quarantine else None,
+        "notes": list(done.notes),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +159,8 @@ async def witnesses(
         known = devices.get((group, device))
         return [roots.local(node.host_path) for node in known.edits.nodes] if known else []
 
-    podresources = PodResourcesClient(daemon.kubelet_root / "pod-resources" / "kubelet.sock")
-    runtime = CriClient((Path(daemon.cri_socket),) if daemon.cri_socket else USUAL_SOCKETS)
+    podresources = PodResourcesClient(daemon.pod_resources)
+    runtime = CriClient(cri.sockets(daemon.cri_socket))
     try:
         yield Witnesses(podresources, runtime, nodes, pods_of)
     finally:

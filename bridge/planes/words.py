@@ -69,6 +69,13 @@ def has_ended(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
+def pod_uids(pod: Json) -> tuple[str, ...]:
+    """The UIDs that kubelet and runtime may know a pod by: a static pod's is another than its mirror's (H32)."""
+    meta = pod["metadata"]
+    static = (meta.get("annotations") or {}).get("kubernetes.io/config.hash")
+    return (str(meta["uid"]), *([str(static)] if static else []))
+
+
 def read_pod(pod: Json) -> Pod:
     """Which claims a pod names. One whose claim is yet to be made from a template names it later."""
     meta, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))

@@ -85,6 +85,11 @@ class RuntimeView:
     containers: tuple[Container, ...]
 
 
+def sockets(configured: str) -> Sequence[Path]:
+    """Where to look for the runtime: where the configuration says, else at the usual places."""
+    return (Path(configured),) if configured else USUAL_SOCKETS
+
+
 class CriClient:
     """Asks the container runtime; finds it first where no socket is given."""
 

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from bridge.cli import client
+from bridge.daemon import control
 from bridge.ledger.holds import Plane
 from bridge.ledger.store import read_records
 from bridge.platform import openers
@@ -74,7 +75,7 @@ async def test_holds_say_what_the_evidence_says(clock: Clock) -> None:
 
 async def test_the_socket_is_the_owners_alone_and_goes_with_the_daemon() -> None:
     async with stage() as node:
-        path = node.state / client.NAME
+        path = node.state / control.NAME
         assert stat.S_ISSOCK(path.stat().st_mode) and stat.S_IMODE(path.stat().st_mode) == 0o600
         await node.stop()
         assert not path.exists()
@@ -94,12 +95,12 @@ async def test_nonsense_is_answered_and_harms_nobody() -> None:
             b"\xff\xfe\n",
             b'{"do": ["holds"]}\n',
         ):
-            reader, writer = await asyncio.open_unix_connection(node.state / client.NAME)
+            reader, writer = await asyncio.open_unix_connection(node.state / control.NAME)
             writer.write(line)
             answer = json.loads(await reader.readline())
             assert answer["ok"] is False and "explain, health, holds, release" in answer["error"]
             writer.close()
-        reader, writer = await asyncio.open_unix_connection(node.state / client.NAME)
+        reader, writer = await asyncio.open_unix_connection(node.state / control.NAME)
         writer.write(b"x" * 200_000)
         assert await reader.read() == b"", "a line without end is no request"
         writer.close()

@@ -15,6 +15,7 @@ from bridge.ledger.holds import ClaimHolder, Phase, Pick, Use
 from bridge.ledger.ledger import Ledger
 from bridge.platform.budget import Budget
 from dra_v1.kube import ApiError, NotFound
+from dra_v1.resource_api import ResourceApi
 
 DRIVER = "acc.device-bridge.io"
 HOLDER = ClaimHolder("default", "c", "uid-c")
@@ -87,6 +88,8 @@ class Server:
         if self.claim is None:
             raise NotFound(404, "NotFound", "not found", "get", name)
         return self.claim
+
+    find_claim = ResourceApi.find_claim
 
     async def list(self, path: str, *, params: dict[str, str]) -> dict[str, Any]:
         assert (path, params) == ("/api/v1/pods", {"fieldSelector": "spec.nodeName=node-a"})
