@@ -12,6 +12,7 @@ from bridge.daemon.metrics import Metrics
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes.binding import Binding
+from bridge.planes.contest import Contest
 from bridge.planes.healing import Healing
 from bridge.planes.projection import Memory, SliceOffer, dra_view
 from bridge.planes.rosters import Rosters
@@ -39,11 +40,13 @@ class SliceFeed:
         metrics: Metrics,
         healing: Healing,
         binding: Binding,
+        contest: Contest,
     ) -> None:
         self._group = group.name
         self._driver = group.driver_name
         self._healing = healing
         self._binding = binding
+        self._contest = contest
         self._shown: tuple[tuple[SliceOffer, ...], bool] | None = None
         self._offered = asyncio.Event()
         self._mark = 0
@@ -99,6 +102,7 @@ class SliceFeed:
             consumable=self._consumable,
             memory=self._memory,
             moving=self._healing.moving(self._group),
+            contested=self._contest.holds,
         )
         return view, self._binding.active
 

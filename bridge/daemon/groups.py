@@ -20,6 +20,7 @@ from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.planes import device_plugin, dra
 from bridge.planes.binding import Binding, wished
+from bridge.planes.contest import Contest
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.early_word import EarlyWord
 from bridge.planes.healing import Healing
@@ -136,7 +137,10 @@ class GroupRunner:
         )
         binding = Binding(group, self._binding_changed)
         context.metrics.binding.labels(group.name).set_function(lambda: binding.active)
-        feed = SliceFeed(group, context.rosters, context.ledger, context.metrics, context.healing, binding)
+        contest = Contest(group.name, context.ledger, context.rosters.pulses[group.name])
+        feed = SliceFeed(
+            group, context.rosters, context.ledger, context.metrics, context.healing, binding, contest
+        )
         plane = dra.DraPlane(
             group.name,
             dra.Surroundings(
@@ -147,6 +151,7 @@ class GroupRunner:
                 context.cdi,
                 context.deallocations,
                 context.healing,
+                contest,
                 context.rosters.pulses[group.name],
                 context.report,
                 context.roots.still_there,
@@ -182,6 +187,7 @@ class GroupRunner:
                     lambda: self._listed(),
                     lambda: feed.stored(plugin),
                     lambda device: context.healing.fence(group.name, device),
+                    contest,
                 )
             )
         self._lasting["publication"] = plugin.wait

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.devices.kinds.base import Kind
-from bridge.ledger.holds import ClaimHolder, Plane, PodHolder, Refused
+from bridge.ledger.holds import ClaimHolder, Phase, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.booking import book
 from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
 from bridge.planes.conflicts import Loser
+from bridge.planes.contest import Contest
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.healing import Healing
 from bridge.planes.report import Asker, Moving, Report
@@ -51,6 +52,7 @@ class Surroundings:
         cdi: CDI files.
         deallocations: finds out when an unprepared claim has let go.
         healing: sees to claims that lost a device.
+        contest: told of the holds for which a claim is refused, so that the slices show nothing that they have.
         changed: pulses when ledger or inventory changed.
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
@@ -66,6 +68,7 @@ class Surroundings:
     cdi: CdiFiles
     deallocations: Deallocations
     healing: Healing
+    contest: Contest
     changed: Pulse
     report: Report
     there: Callable[[str], bool]
@@ -99,11 +102,15 @@ class DraPlane:
         return {ref.uid: answer for ref, answer in zip(claims, answers, strict=True)}
 
     def remembered(self, ref: ClaimRef) -> PreparedClaim | None:
-        """The answer that the ledger keeps for this UID, its CDI file restored if it is gone (H13, H20)."""
-        kept = self._around.ledger.account.prepared(self._group, ref.uid)
-        if (
-            kept is None or self._around.ledger.failure
-        ):  # then the account may hold what never reached the disk
+        """The answer that the ledger keeps for this UID, its CDI file restored if it is gone (H13, H20).
+
+        None where the claim was seen allocated anew since: what it was answered then is another device's.
+        """
+        ledger = self._around.ledger
+        kept = ledger.account.prepared(self._group, ref.uid)
+        if kept is None or ledger.failure:  # then the account may hold what never reached the disk
+            return None
+        if any(h.phase is Phase.RESERVED for h in ledger.account.of_claim(self._group, ref.uid)):
             return None
         stored = decode(kept.answer)
         if stored.edits:
@@ -147,6 +154,7 @@ class DraPlane:
                 )
         except (Unavailable, Refused, LedgerError, CdiError) as error:
             if isinstance(error, Refused):
+                self._around.contest.refused(claim.ref.uid, error.blockers)
                 self._lost(claim, roster, error)
             self._around.report.refused(
                 Plane.DRA, self._group, names, f"claim {claim.ref}", str(error), error, asker_of(claim)

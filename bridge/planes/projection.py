@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.account import Account
@@ -36,6 +36,7 @@ class SliceOffer:
         name: the device, or the share where capacity cannot be consumed.
         device: what it stands for.
         units: the consumable amount of `device.share_unit`; None for a device that is allocated whole.
+        most: what one claim may have of it; None for all of it.
         evict: whether it is shown so that the claim that lost it is moved away (`bridge.planes.healing`).
     """
 
@@ -43,6 +44,7 @@ class SliceOffer:
     device: Device
     units: int | None = None
     evict: bool = False
+    most: int | None = None
 
 
 T = TypeVar("T")
@@ -124,46 +126,65 @@ def dra_view(
     consumable: bool,
     memory: Memory[tuple[SliceOffer, ...]] | None = None,
     moving: frozenset[str] = frozenset(),
+    contested: frozenset[int] = frozenset(),
 ) -> tuple[SliceOffer, ...]:
     """List what the ResourceSlices show, in the order in which the scheduler should take it.
 
     A device that the device plugin plane holds is withdrawn; one that DRA holds stays, the scheduler knows of
     it. `consumable`: whether the cluster accounts for shares of one device (KEP-5075). `memory`: of the view
     before. `moving`: names from which a claim is to be moved away; they are shown, tainted, whoever holds them.
+    `contested`: holds of which the scheduler does not know any longer; nothing is shown that only they have.
     """
     memory = memory or Memory()
     used: Counter[str] = Counter()
     names: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    lost: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for hold in account.of_group(Plane.DRA, roster.group.name):
         used[hold.device] += units_of(hold, roster)
         names[hold.device] += (hold.share,)
+        if hold.id in contested:
+            lost[hold.device] += (hold.share,)
     view: list[SliceOffer] = []
     for device in roster.devices:
         if not device.present:
             continue
-        mine, units = names.get(device.name, ()), used[device.name]
+        held = _Held(used[device.name], names.get(device.name, ()), lost.get(device.name, ()))
         away = moving.intersection((device.name, *device.share_names())) if moving else moving
-        make = partial(_offers, roster, account, device, units, mine, consumable, away)
-        view += memory.of(roster, device, (consumable, units, mine, away, *_state(account, device)), make)
+        make = partial(_offers, roster, account, device, held, consumable, away)
+        view += memory.of(roster, device, (consumable, held, away, *_state(account, device)), make)
     return tuple(view)
+
+
+class _Held(NamedTuple):
+    """What DRA holds of one device: how much, under which names, and which of these are contested."""
+
+    units: int
+    names: tuple[str, ...]
+    contested: tuple[str, ...]
 
 
 def _offers(
     roster: Roster,
     account: Account,
     device: Device,
-    used: int,
-    held: tuple[str, ...],
+    held: _Held,
     consumable: bool,
     moving: frozenset[str],
 ) -> tuple[SliceOffer, ...]:
-    """One device, of which DRA holds so many shares under those names, and must lose others."""
-    amount = _dra_units(roster, account, device, used)
+    """One device, of which DRA holds some, and must lose others."""
+    amount = _dra_units(roster, account, device, held.units)
     if device.shareable and not consumable:
-        return _with_moving(_named_shares(roster, device, held, amount), device, device.share_names(), moving)
+        shares = _named_shares(roster, device, held.names, amount)
+        shares = [offer for offer in shares if offer.name not in held.contested]
+        return _with_moving(shares, device, device.share_names(), moving)
+    most = None
+    if held.contested:
+        free = free_units(roster, account, device)
+        # Of what the scheduler takes for free, no claim is to ask for more than is.
+        amount, most = (amount, free) if free else (0, None)
     # A capacity of 0 with a policy is refused by the API; the taint keeps claims from what is not there.
     units = max(amount, 1) if device.shareable else None
-    shown = [SliceOffer(device.name, device, units)] if amount else []
+    shown = [SliceOffer(device.name, device, units, most=most)] if amount else []
     return _with_moving(shown, device, (device.name,), moving, units)
 
 

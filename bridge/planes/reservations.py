@@ -21,6 +21,7 @@ from bridge.planes.binding import Binding
 from bridge.planes.booking import book
 from bridge.planes.claims import picks_of
 from bridge.planes.conditions import Verdict, answer, answered, awaited
+from bridge.planes.contest import Contest
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.dra import asker_of
 from bridge.planes.report import Asker, Moving, Report
@@ -52,6 +53,7 @@ class Part:
         listed: returns when the kubelet has been sent what the device plugin plane shows now.
         stored: returns when the slices are stored as they should be now.
         fence: why no claim may have a device now, by its name in slices; empty if one may.
+        contest: told of the holds for which a claim is refused, so that the slices show nothing that they have.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Part:
     listed: Callable[[], Awaitable[None]]
     stored: Callable[[], Awaitable[None]]
     fence: Callable[[str], str]
+    contest: Contest
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class Reservations:
             return Outcome(devices, again=True)
         except (Unavailable, Refused) as error:
             refused = error
+            part.contest.refused(claim.ref.uid, _blockers(error))
         self._tell(part, asker, results, refused)
         said = await self._say(part, claim, results, Verdict("" if refused is None else str(refused)), body)
         return Outcome(devices, not said, refused is not None, frozenset(h.id for h in _blockers(refused)))

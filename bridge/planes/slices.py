@@ -27,8 +27,8 @@ def slice_device(offer: SliceOffer, driver: str, conditions: Names | None = None
     device = offer.device
     capacity: dict[str, Capacity | str] = {name: str(amount) for name, amount in device.capacities.items()}
     if offer.units is not None:
-        step = "1" if offer.units > 1 else None
-        policy = RequestPolicy(default="1", minimum="1", maximum=str(offer.units), step=step)
+        most = min(offer.units, offer.most or offer.units)
+        policy = RequestPolicy(default="1", minimum="1", maximum=str(most), step="1" if most > 1 else None)
         capacity[device.share_unit] = Capacity(str(offer.units), policy)
     else:
         capacity.pop(device.share_unit, None)

@@ -7,6 +7,8 @@ from tests.mutations.one import Break
 _STORE = "tests/unit/test_ledger_store.py"
 _MODEL = "tests/property/test_ledger_model.py"
 _EARLY = "tests/protocol/test_early_word.py"
+_TWO_PHASE = "tests/protocol/test_two_phase.py"
+_CONTEST = "tests/protocol/test_contest.py"
 _HEALING = "tests/unit/test_healing.py"
 _HEALED = "tests/protocol/test_daemon_healing.py"
 _CONTROL = "tests/protocol/test_daemon_control.py"
@@ -53,7 +55,7 @@ BREAKS = (
         "bridge/planes/reservations.py",
         "                    await part.stored()\n",
         "                    pass\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
     ),
     Break(
         "a pod may be bound before the kubelet was sent the news",
@@ -61,7 +63,7 @@ BREAKS = (
         "bridge/planes/reservations.py",
         "                    await part.listed()\n",
         "                    pass\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
     ),
     Break(
         "a lost claim is told that it may go on",
@@ -69,7 +71,7 @@ BREAKS = (
         "bridge/planes/conditions.py",
         "    return names.elsewhere if verdict.refusal and not result.admin_access else names.reserved\n",
         "    return names.reserved\n",
-        (_EARLY, "tests/unit/test_conditions.py"),
+        (_TWO_PHASE, "tests/unit/test_conditions.py"),
     ),
     Break(
         "devices wait for conditions that we may not set",
@@ -77,7 +79,7 @@ BREAKS = (
         "bridge/planes/binding.py",
         "        if not lacking:\n",
         "        if True:\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
     ),
     Break(
         "devices wait for conditions that the cluster does not keep",
@@ -85,7 +87,7 @@ BREAKS = (
         "bridge/planes/binding.py",
         "        if self.active and fields & FIELDS:\n",
         "        if False:\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
     ),
     Break(
         "admin access is a hold",
@@ -158,7 +160,47 @@ BREAKS = (
         "            await self._reserve(part, asker.claim, results)\n",
         '            await self._say(part, claim, results, Verdict(""), body)\n'
         "            await self._reserve(part, asker.claim, results)\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
+    ),
+    Break(
+        "a device that DRA holds is offered again and again though claims are refused for it",
+        "Q1, Q3, H9",
+        "bridge/planes/reservations.py",
+        "            part.contest.refused(claim.ref.uid, _blockers(error))\n",
+        "",
+        (_CONTEST,),
+    ),
+    Break(
+        "a device for which Prepare refused a claim is offered to the next",
+        "Q1, H9",
+        "bridge/planes/dra.py",
+        "                self._around.contest.refused(claim.ref.uid, error.blockers)\n",
+        "",
+        (_CONTEST,),
+    ),
+    Break(
+        "a contested device stays withdrawn when its hold has ended",
+        "Q1, H9",
+        "bridge/planes/projection.py",
+        "        if hold.id in contested:\n",
+        "        if contested:\n",
+        ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "what is left of a contested device is withdrawn too",
+        "Q1, H9",
+        "bridge/planes/projection.py",
+        "        amount, most = (amount, free) if free else (0, None)\n",
+        "        amount = 0\n",
+        ("tests/unit/test_projection.py",),
+    ),
+    Break(
+        "a claim that was allocated anew is answered what it had before",
+        "H13, S3",
+        "bridge/planes/dra.py",
+        "        if any(h.phase is Phase.RESERVED for h in ledger.account.of_claim(self._group, ref.uid)):\n",
+        "        if False:\n",
+        (_CONTEST,),
     ),
     Break(
         "pods that are nominated for the node are not followed",
@@ -166,7 +208,7 @@ BREAKS = (
         "bridge/planes/early_word.py",
         "                lambda: any(part.binding.active for part in self._reservations.parts),\n",
         "                lambda: False,\n",
-        (_EARLY,),
+        (_TWO_PHASE,),
     ),
     Break(
         "pods of the node are not followed",

@@ -40,6 +40,7 @@ STEPS = st.lists(
         st.tuples(st.just("quarantine"), st.sampled_from(["a", "b", "*"])),
         st.tuples(st.just("lift"), st.sampled_from(["a", "b", "*"])),
         st.tuples(st.just("break"), st.sampled_from(list(COUNTS))),
+        st.tuples(st.just("contest"), st.integers(0, 9)),
     ),
     max_size=40,
 )
@@ -62,6 +63,7 @@ class Node:
         self.group = group
         self.account = Account()
         self.broken: set[str] = set()
+        self.contested: frozenset[int] = frozenset()
         self.roster = self._build()
         self._made = 0
 
@@ -89,6 +91,8 @@ class Node:
                 holds = list(self.account)
                 if index < len(holds):
                     self.account.apply(DropHold(holds[index].id))
+            case "contest", int() as index:
+                self.contested ^= {index}
             case "quarantine", str() as name:
                 self.account.apply(PutQuarantine(Quarantine("acc", name, "doubt", 0.0)))
             case "lift", str() as name:
@@ -127,6 +131,8 @@ def test_remembered_views_are_the_views(group: Group, steps: list[tuple[str, ...
         assert device_plugin_view(node.roster, node.account, ids) == device_plugin_view(
             node.roster, node.account
         )
-        assert dra_view(node.roster, node.account, consumable=consumable, memory=offers) == dra_view(
-            node.roster, node.account, consumable=consumable
+        remembered = dra_view(
+            node.roster, node.account, consumable=consumable, memory=offers, contested=node.contested
         )
+        fresh = dra_view(node.roster, node.account, consumable=consumable, contested=node.contested)
+        assert remembered == fresh

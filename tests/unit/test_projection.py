@@ -17,6 +17,8 @@ from bridge.ledger.holds import DropHold, Hold, Plane, PutHold, PutQuarantine, Q
 from bridge.planes.cdi import static_edits
 from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
 from bridge.planes.roster import Roster, Unavailable
+from bridge.planes.slices import slice_device
+from dra_v1.slices import Capacity
 from tests.unit.rosters import account, device, group, hold, inventory, roster
 
 DP, DRA = Plane.DEVICE_PLUGIN, Plane.DRA
@@ -255,6 +257,34 @@ def test_each_id_and_each_name_is_shown_once_and_in_order(world: World) -> None:
     order = [one.name for one in world.view_of.devices]
     seen = [order.index(world.view_of.by_name[i].name) for i in listed if i in world.view_of.by_name]
     assert seen == sorted(seen)
+
+
+@given(world=worlds(), data=st.data())
+def test_h9_nothing_is_shown_that_only_contested_holds_have(world: World, data: st.DataObject) -> None:
+    """What the scheduler takes for free and is not: devices, shares and amounts; the rest is shown as before."""
+    holds = world.kept.of_group(DRA, "acc")
+    contested = frozenset(h.id for h in holds if data.draw(st.booleans()))
+    devices = {h.device for h in holds if h.id in contested}
+    shares = {h.share for h in holds if h.id in contested}
+    before = dra_view(world.view_of, world.kept, consumable=True)
+    after = dra_view(world.view_of, world.kept, consumable=True, contested=contested)
+    assert [o for o in after if o.name not in devices] == [o for o in before if o.name not in devices]
+    for offer in before:
+        free = free_units(world.view_of, world.kept, offer.device)
+        if offer.name in devices:
+            assert [o for o in after if o.name == offer.name] == ([replace(offer, most=free)] if free else [])
+    named = [o for o in dra_view(world.view_of, world.kept, consumable=False) if o.name not in shares]
+    shown_named = dra_view(world.view_of, world.kept, consumable=False, contested=contested)
+    assert [o for o in named if o.device.shareable] == [o for o in shown_named if o.device.shareable]
+
+
+def test_of_a_contested_device_no_claim_may_ask_for_more_than_is_free() -> None:
+    nx = device("nx", shares=4)
+    kept = account([hold(1, DRA, nx, "share", units=2)])
+    (offer,) = dra_view(roster(group(), inventory(nx), kept), kept, consumable=True, contested=frozenset({1}))
+    shown_capacity = slice_device(offer, "acc.device-bridge.io").capacity[nx.share_unit]
+    assert isinstance(shown_capacity, Capacity) and shown_capacity.policy is not None
+    assert (shown_capacity.value, shown_capacity.policy.maximum) == ("4", "2")
 
 
 @given(world=worlds(), data=st.data())
