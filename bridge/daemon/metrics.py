@@ -5,18 +5,11 @@ Every path that reports is counted in one place, so that none is left out.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bridge.ledger.account import Account
-from bridge.ledger.holds import Phase, Plane
-from bridge.ledger.ledger import Ledger
+from bridge.ledger.holds import Plane
 from bridge.planes import report as told
-from bridge.planes.projection import free_units, units_of
-from bridge.planes.roster import Roster
-from bridge.planes.rosters import Rosters
+from bridge.planes.counts import PLANE_OF, Counts
 from bridge.platform.budget import Budget
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -156,23 +149,11 @@ class Metrics:
             registry=self.registry,
         )
 
-    async def follow(
-        self, rosters: Rosters, ledger: Ledger, tainted: Callable[[str], Collection[str]] = lambda group: ()
-    ) -> None:
-        """Keep the counts of devices current, until cancelled; a burst of changes costs one count a second.
-
-        Counted here and not when scraped: that is another thread, and the account belongs to the event loop.
-        `tainted` says which devices of a group are.
-        """
-        with rosters.any.listen() as changes:
-            while True:
-                for group in rosters.pulses:
-                    counts = count_by_state(rosters.of(group), ledger.account)
-                    for (plane, state), count in counts.items():
-                        self.devices.labels(group, plane, state).set(count)
-                    self.devices.labels(group, Plane.DRA, "tainted").set(len(tainted(group)))
-                await changes.wait()
-                await asyncio.sleep(1)
+    def show(self, group: str, counts: Counts, tainted: int) -> None:
+        """The counts of a group as they are now, and how many of its devices are tainted."""
+        for (plane, state), count in states(counts).items():
+            self.devices.labels(group, plane, state).set(count)
+        self.devices.labels(group, Plane.DRA, "tainted").set(tainted)
 
     def follow_budget(self, budget: Budget) -> None:
         """Show how the budget of requests was used."""
@@ -233,32 +214,8 @@ class Metrics:
         self.degraded.set(bool(self._silent))
 
 
-def count_by_state(roster: Roster, account: Account) -> dict[tuple[str, str], int]:
-    """How many shares of a group are in which state, by (plane, state); without a plane what nobody holds. Pure.
-
-    A held share of an unhealthy or quarantined device counts as held, so a quarantine of held devices shows here
-    only when they are given back. Silicon that another group holds counts there, and here as nothing.
-    """
-    counts = {(str(plane), str(phase)): 0 for phase, plane in _PLANE_OF.items()}
-    counts |= {("", state): 0 for state in ("free", "unhealthy", "quarantined")}
-    for plane in Plane:
-        for hold in account.of_group(plane, roster.group.name):
-            counts[plane, hold.phase] += units_of(hold, roster)
-    for device in roster.devices:
-        room = free_units(roster, account, device)
-        if account.quarantine_of(device.group, device.name) is not None:
-            counts["", "quarantined"] += room
-        elif not device.health.ok:
-            counts["", "unhealthy"] += room
-        else:
-            counts["", "free"] += room
-    return counts
-
-
-_PLANE_OF = {
-    Phase.GRANTED: Plane.DEVICE_PLUGIN,
-    Phase.HELD: Plane.DEVICE_PLUGIN,
-    Phase.RESERVED: Plane.DRA,
-    Phase.PREPARED: Plane.DRA,
-    Phase.RELEASING: Plane.DRA,
-}
+def states(counts: Counts) -> dict[tuple[str, str], int]:
+    """The counts by (plane, state), as `device_bridge_devices` is labelled. Pure."""
+    held = {(str(PLANE_OF[phase]), str(phase)): count for phase, count in counts.held.items()}
+    free = {"free": counts.free, "unhealthy": counts.unhealthy, "quarantined": counts.quarantined}
+    return held | {("", state): count for state, count in free.items()}

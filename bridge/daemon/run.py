@@ -20,6 +20,7 @@ from bridge.config import Config
 from bridge.daemon.checks import Checks
 from bridge.daemon.control import ControlSocket
 from bridge.daemon.controls import Controls
+from bridge.daemon.counting import Counting
 from bridge.daemon.errors import StartError
 from bridge.daemon.files import GroupFiles
 from bridge.daemon.follow import follow
@@ -136,7 +137,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             early,
         )
         controls = Controls(
-            config, ledger, rosters, reconciler, sources, healing, report, checks, roots, early
+            config, ledger, rosters, reconciler, sources, healing, report, checks, roots, rivals, early
         )
         await stack.enter_async_context(ControlSocket(config.daemon.state_dir, controls.calls()))
         # The groups stop together, registrations before the rest of the daemon.
@@ -161,13 +162,14 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
                 "ms": round((time.monotonic() - started) * 1000),
             },
         )
+        counting = Counting(rosters, ledger, metrics, healing.moving)
         work = {
             "groups": serving.watch(),
             "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
             "rivals": rivals.follow(),
             "heartbeat": checks.beat(),
-            "metrics": metrics.follow(rosters, ledger, healing.moving),
+            "counts": counting.run(),
             "events": events.run(),
         }
         if early is not None and resources is not None:

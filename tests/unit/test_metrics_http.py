@@ -14,9 +14,10 @@ import pytest
 from bridge.daemon import checks as checks_module
 from bridge.daemon.checks import Checks
 from bridge.daemon.http import HttpEndpoint
-from bridge.daemon.metrics import Metrics, count_by_state
+from bridge.daemon.metrics import Metrics, states
 from bridge.ledger.holds import Plane
 from bridge.ledger.store import LedgerError
+from bridge.planes.counts import count
 from bridge.planes.report import Report
 from tests.protocol.stage import ACC, RESOURCE, stage
 from tests.unit.rosters import account, device, group, hold, inventory, roster
@@ -123,7 +124,7 @@ def test_devices_are_counted_by_state() -> None:
         ],
         {"acc3": "in doubt"},
     )
-    counts = count_by_state(roster(group(), inventory(*devices), kept), kept)
+    counts = states(count(roster(group(), inventory(*devices), kept), kept))
     assert {where: count for where, count in counts.items() if count} == {
         ("", "free"): 1,
         ("device-plugin", "held"): 2,
