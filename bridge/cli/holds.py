@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,16 +102,9 @@ def explain(
 
 def _alone(device: str, rosters: list[Any], state_dir: Path) -> dict[str, Any]:
     from bridge.ledger.store import read_account
-    from bridge.planes.explain import NotFound, find
-    from bridge.planes.explain import explain as views_of
+    from bridge.planes.explain import NotFound, explained
 
-    account = read_account(state_dir)
     try:
-        target = find(device, rosters, account)
-        roster = next((one for one in rosters if one.group.name == target.group), None)
-        if roster is None:
-            raise NotFound(f"group {target.group} is not configured")
-        views = views_of(target, roster, account)
+        return explained(device, rosters, read_account(state_dir))
     except NotFound as error:
         fail(str(error))
-    return {"target": str(target), "views": [asdict(view) for view in views]}

@@ -61,7 +61,8 @@ def release(
 ) -> None:
     """End the holds of a device without proof, or lift its quarantine: break-glass, recorded and told as an event.
 
-    Refused while a container of its holder runs or a process has it open, unless forced. Without a daemon the
+    Refused while a container of its holder runs, the kubelet shows it with a pod, a process has it open, or nobody
+    can tell, unless forced. Without a daemon the
     ledger's own lock is taken. Exit 0: released; 1: refused, nothing to release, or it went wrong; 2: --yes-i-know
     is missing, or the configuration is wrong.
 
@@ -106,6 +107,7 @@ async def _alone(
     who: str,
 ) -> dict[str, Any]:
     """Without a daemon: under the ledger's lock, with an event if the API server can be reached."""
+    from bridge.daemon.rivals import Rivals
     from bridge.ledger.ledger import Ledger
     from bridge.ledger.store import LedgerError, read_boot
     from bridge.planes.explain import NotFound, find
@@ -121,7 +123,9 @@ async def _alone(
         try:
             target = find(device, rosters, ledger.account)
             report: Report = Report(told.append)
-            async with witnesses(config.daemon, trees, rosters) as seen:
+            rivals = Rivals(config, lambda: None)
+            await rivals.look()
+            async with witnesses(config.daemon, trees, rosters, rivals=lambda: rivals.found) as seen:
                 done = await end(target, ledger, seen.look, report, who=who, why=why, force=force)
         finally:
             await ledger.close()

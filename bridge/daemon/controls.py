@@ -9,12 +9,13 @@ from typing import Any
 from bridge.config import Config
 from bridge.daemon.checks import Checks
 from bridge.daemon.control import Call, Refusal
+from bridge.daemon.rivals import Rivals
 from bridge.daemon.sources import Sources
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Reconciler
 from bridge.ledger.store import LedgerError
 from bridge.planes.early_word import EarlyWord
-from bridge.planes.explain import NotFound, Target, explain, find, rows
+from bridge.planes.explain import NotFound, Target, explained, find, rows
 from bridge.planes.healing import Healing
 from bridge.planes.release import StillUsed, as_row, release, witnesses
 from bridge.planes.report import Report
@@ -36,6 +37,7 @@ class Controls:
     report: Report
     checks: Checks
     roots: Roots
+    rivals: Rivals
     early: EarlyWord | None
 
     def calls(self) -> Mapping[str, Call]:
@@ -51,19 +53,17 @@ class Controls:
         return rows(self.ledger.account, self.reconciler.evidence)
 
     async def _explain(self, request: Mapping[str, Any]) -> object:
-        target = self._target(request)
+        name = str(request.get("device") or "")
         try:
-            roster = self.rosters.of(target.group)
-            views = explain(target, roster, self.ledger.account, self.healing.moving(target.group))
-        except KeyError:
-            raise Refusal(f"group {target.group} is not configured") from None
+            return explained(name, self._rosters(), self.ledger.account, self.healing.moving)
         except NotFound as error:
             raise Refusal(str(error)) from error
-        return {"target": str(target), "views": [asdict(view) for view in views]}
 
     async def _release(self, request: Mapping[str, Any]) -> object:
         target = self._target(request)
-        async with witnesses(self.config.daemon, self.roots, self._rosters(), self._pods_of) as seen:
+        async with witnesses(
+            self.config.daemon, self.roots, self._rosters(), self._pods_of, lambda: self.rivals.found
+        ) as seen:
             try:
                 done = await release(
                     target,

@@ -5,8 +5,8 @@ Pure: rosters, account and taints in, values out. The daemon answers with it, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 from bridge.config import Mode
 from bridge.devices.model import Device
@@ -119,6 +119,25 @@ def explain(
     if device is None:
         raise NotFound(f"{target} was found neither by the last scan nor in the ledger")
     return tuple(_view(plane, device, roster, account, moving) for plane in Plane)
+
+
+def explained(
+    name: str,
+    rosters: Iterable[Roster],
+    account: Account,
+    moving: Callable[[str], Collection[str]] = lambda group: (),
+) -> dict[str, object]:
+    """How each plane has what a name stands for, as the command line prints it. `moving`: see `explain`, by group.
+
+    Raises NotFound.
+    """
+    rosters = tuple(rosters)
+    target = find(name, rosters, account)
+    roster = next((one for one in rosters if one.group.name == target.group), None)
+    if roster is None:
+        raise NotFound(f"group {target.group} is not configured")
+    views = explain(target, roster, account, moving(target.group))
+    return {"target": str(target), "views": [asdict(view) for view in views]}
 
 
 def _view(plane: Plane, device: Device, roster: Roster, account: Account, moving: Collection[str]) -> View:

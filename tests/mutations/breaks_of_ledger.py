@@ -13,6 +13,7 @@ _EARLY = "tests/protocol/test_early_word.py"
 _CONTROL = "tests/protocol/test_daemon_control.py"
 _REGRANTS = "tests/protocol/test_daemon_regrants.py"
 _ORPHANS = ("tests/unit/test_orphans.py", "tests/protocol/test_daemon_orphans.py")
+_RELEASE = "tests/unit/test_release.py"
 _RIVALS = "tests/protocol/test_daemon_rivals.py"
 _RECOVERY = "tests/protocol/test_daemon_recovery.py"
 _DISKS = "tests/protocol/test_daemon_disks.py"
@@ -180,11 +181,83 @@ BREAKS = (
         ("tests/unit/test_cli_operator.py",),
     ),
     Break(
+        "a device is released although the kubelet shows it with a pod",
+        "S4",
+        "bridge/planes/release.py",
+        "            found += shown(wanted, listed)\n",
+        "            pass\n",
+        (_RELEASE,),
+    ),
+    Break(
+        "a device is released although the checkpoint has it with a pod",
+        "S4 H11",
+        "bridge/planes/release.py",
+        "            found, unknown = found + run, unknown + waiting\n",
+        "            pass\n",
+        (_RELEASE,),
+    ),
+    Break(
+        "a device is released although nobody knows whose it is",
+        "S4",
+        "bridge/planes/release.py",
+        'return "" if hold.holder.known else',
+        'return "" if True else',
+        (_CONTROL,),
+    ),
+    Break(
+        "a quarantine is lifted unexamined",
+        "S5 H18",
+        "bridge/planes/release.py",
+        "    use = await look(target, holds, quarantine)\n",
+        "    use = await look(target, holds, quarantine) if holds else Use()\n",
+        (_RIVALS,),
+    ),
+    Break(
+        "a quarantine is lifted while a rival serves",
+        "S5 H19",
+        "bridge/planes/release.py",
+        "        if quarantine is not None:\n",
+        "        if False:\n",
+        (_RELEASE,),
+    ),
+    Break(
+        "what was given to somebody else during the look is released",
+        "S4",
+        "bridge/planes/release.py",
+        "    if Subject.of(target, ledger.account) != subject:\n",
+        "    if False:\n",
+        (_RELEASE,),
+    ),
+    Break(
+        "a quarantine that nobody looked at is lifted",
+        "S5",
+        "bridge/planes/release.py",
+        "    if now is not None and now == quarantine:\n",
+        "    if now is not None:\n",
+        (_RELEASE,),
+    ),
+    Break(
         "the kubelet may have an ID again although its last pod still runs",
         "S2 H9 H14",
         "bridge/planes/regrants.py",
         "            elif answer.containers:\n",
         "            elif False:\n",
+        (_REGRANTS,),
+    ),
+    Break(
+        "the kubelet may have an ID again because the runtime, which would know, is silent",
+        "S2 H9 H14",
+        "bridge/daemon/sources.py",
+        "return Running(silent=found.reason) if self._cri.expected else Running(missing=found.reason)",
+        "return Running(missing=found.reason)",
+        (_REGRANTS,),
+    ),
+    Break(
+        "the kubelet may have an ID again because it does not say in time whom it shows with it",
+        "S2 H14",
+        "bridge/planes/regrants.py",
+        "        if shown.silent:\n",
+        "        if False:\n",
         (_REGRANTS,),
     ),
     Break(

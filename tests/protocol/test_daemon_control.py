@@ -161,11 +161,21 @@ async def test_a_device_is_not_released_while_somebody_has_it_open(
         assert set(node.ledger()) == {acc(0)}
 
 
+async def test_a_device_whose_pod_nobody_knows_yet_is_not_released(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with stage() as node:
+        await node.allocate(acc(0))
+        text = await refused(node, capsys, "release", device=acc(0), who="me", why="tired")
+        assert f"nobody knows yet which pod {acc(0)} was given to" in text and "--force" in text
+        assert set(node.ledger()) == {acc(0)} and read_records(node.state) == ()
+
+
 async def test_a_release_by_force_is_done_recorded_told_and_offered_again() -> None:
     async with stage() as node:
         await node.allocate(acc(0))
         await node.offers(acc(1))
-        done = await ask(node, "release", device=acc(0), who="me@here", why="stale", force=False)
+        done = await ask(node, "release", device=acc(0), who="me@here", why="stale", force=True)
         assert [hold["device"] for hold in done["holds"]] == [acc(0)]
         await node.offers(acc(0), acc(1))
         (record,) = read_records(node.state)
@@ -224,7 +234,7 @@ async def test_h43_no_claim_gets_a_device_whose_taint_may_still_be_stored() -> N
             await node.box.observe.wait("EventFailedPrepareDynamicResources", "default/loser")
         await node.box.until(lambda: bool(taints(node, acc(0))), "the taint")
         node.box.api.forbid("update", "resourceslices")
-        await ask(node, "release", device=acc(0), who="me", why="test")
+        await ask(node, "release", device=acc(0), who="me", why="test", force=True)
         late = node.claim_on("late", acc(0))
         answer = (await node.prepare(late))[late["metadata"]["uid"]]
         assert "tainted for a moment" in answer.error and taints(node, acc(0))

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from bridge.cli import client
 from bridge.daemon.checks import Checks
 from bridge.daemon.rivals import Rivals
 from bridge.ledger.holds import Plane
@@ -234,7 +236,7 @@ async def test_h19_what_a_plugin_of_the_older_route_hands_out_past_us_is_held_ag
 
 
 async def test_h18_ids_of_a_driver_before_us_that_pods_still_hold_close_the_group_until_they_end(
-    known: Attributions,
+    known: Attributions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with stage(start=False) as node:
         box = node.box
@@ -255,6 +257,10 @@ async def test_h18_ids_of_a_driver_before_us_that_pods_still_hold_close_the_grou
         assert "acc-of-old-7" in (await node.prepare(claim))[uid(claim)].error
         with pytest.raises(EndpointError, match="acc-of-old-7"):
             await node.allocate(acc(1))
+        with pytest.raises(typer.Exit):
+            await asyncio.to_thread(client.ask, node.state, "release", device="acc/*", who="me", why="tired")
+        said_to_me = capsys.readouterr().err
+        assert "acc/* is in use: the kubelet shows acc-of-old-7 with pod default/old" in said_to_me
         box.delete_pod("old")
         await box.wait_gone("pods", "old")
         await node.log.wait("fence lifted")
