@@ -24,6 +24,7 @@ def whole(objects: Sequence[Object]) -> None:
     updated_one_after_the_other(objects)
     policy_meets_the_daemon(objects)
     classes_have_rights(objects)
+    nodes_are_described(objects)
 
 
 def labelled(objects: Sequence[Object]) -> None:
@@ -123,6 +124,28 @@ def classes_have_rights(objects: Sequence[Object]) -> None:
     for one in classes:
         (selector,) = one["spec"]["selectors"]
         assert selector["cel"]["expression"] == f"device.driver == '{one['metadata']['name']}'"
+
+
+def nodes_are_described(objects: Sequence[Object]) -> None:
+    """The kind NodeBridge comes with its daemon, one for each node, and every field of it says what it is."""
+    crd = only(objects, "CustomResourceDefinition", "nodebridges.device-bridge.io")["spec"]
+    assert crd["scope"] == "Cluster"
+    assert crd["names"]["shortNames"] == ["nb"]
+    (version,) = crd["versions"]
+    assert version["subresources"] == {"status": {}}
+    undescribed = list(_undescribed("", version["schema"]["openAPIV3Schema"]))
+    assert undescribed == [".metadata"]
+
+
+def _undescribed(path: str, schema: Object) -> Iterator[str]:
+    if "description" not in schema and not path.endswith("[]"):
+        yield path
+    for name, below in schema.get("properties", {}).items():
+        yield from _undescribed(f"{path}.{name}", below)
+    if "items" in schema:
+        assert schema["x-kubernetes-list-type"] == "map"
+        assert set(schema["x-kubernetes-list-map-keys"]) <= set(schema["items"]["required"])
+        yield from _undescribed(f"{path}[]", schema["items"])
 
 
 def configuration(objects: Sequence[Object]) -> Config:

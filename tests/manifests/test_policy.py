@@ -1,4 +1,5 @@
-"""A daemon's token is good for its own node's slices and for what it has to say of its own devices, and for no more.
+"""A daemon's token is good for its own node's slices and NodeBridge and for what it has to say of its own devices, and
+for no more.
 
 Shown with more rights than the daemon has, so that nothing but the policy stands in the way.
 """
@@ -21,6 +22,7 @@ OWN, OTHER = "node7", "node8"
 """Nodes without a kubelet, which would remove slices of drivers that it does not know."""
 
 DRIVER = "acc.device-bridge.io"
+BRIDGES = "device-bridge.io/v1alpha1"
 ACCOUNT = "device-bridge"
 POLICY = "device-bridge-own-node"
 
@@ -69,16 +71,38 @@ class Daemon:
         path = self.api.path(self.version, "ResourceClaim", "default", claim)
         return self.api.patch(f"{path}/status", body, "apply", fieldManager="daemon", force="true")
 
+    def bridge(self, name: str, *more: str) -> str:
+        """The path of a NodeBridge, or of more below it."""
+        return "/".join((self.api.path(BRIDGES, "NodeBridge"), name, *more))
+
+    def describe(self, name: str, mode: str = "dual") -> Object:
+        """Apply the status of a NodeBridge."""
+        body = {
+            "apiVersion": BRIDGES,
+            "kind": "NodeBridge",
+            "metadata": {"name": name},
+            "status": {"mode": mode},
+        }
+        return self.api.patch(self.bridge(name, "status"), body, "apply", fieldManager="device-bridge")
+
+    def introduce(self, name: str) -> Object:
+        """Make a NodeBridge."""
+        body = {"apiVersion": BRIDGES, "kind": "NodeBridge", "metadata": {"name": name}, "spec": {}}
+        return self.api.create(self.api.path(BRIDGES, "NodeBridge"), body)
+
 
 @pytest.fixture(scope="module")
 def granted(cluster: Cluster) -> None:
-    """The shipped rights and policy, two nodes, and all rights on slices and claims on top."""
-    for name in ("rbac.yaml", "admission-policy.yaml"):
+    """The shipped rights and policy, two nodes, and all rights on slices, claims and NodeBridges on top."""
+    for name in ("node-bridge-crd.yaml", "rbac.yaml", "admission-policy.yaml"):
         cluster.apply(KUSTOMIZE / "base" / name)
+    cluster.kubectl(
+        "wait", "--for=condition=Established", "crd/nodebridges.device-bridge.io", "--timeout=30s"
+    )
     for name in (OWN, OTHER):
         cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
     rules = [
-        {"apiGroups": ["resource.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": ["resource.k8s.io", "device-bridge.io"], "resources": ["*"], "verbs": ["*"]},
         {"apiGroups": ["resource.k8s.io"], "resources": ["resourceclaims/driver"], "verbs": ["*"]},
     ]
     head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-too-much"}}
@@ -222,3 +246,29 @@ def test_it_changes_neither_the_allocation_nor_for_whom_it_is(
         said = refusal(partial(daemon.api.patch, f"{path}/status", {"status": status}))
         assert "does not change what is allocated" in said
     cluster.delete("ResourceClaim", "none")
+
+
+def test_it_says_how_its_own_node_stands(daemon: Daemon) -> None:
+    daemon.introduce(OWN)
+    assert daemon.describe(OWN)["status"] == {"mode": "dual"}
+    daemon.api.delete(daemon.bridge(OWN))
+
+
+def test_it_does_not_say_how_another_node_stands(cluster: Cluster, daemon: Daemon) -> None:
+    assert f"the daemon of node {OWN} writes the NodeBridge of its own node only" in refusal(
+        lambda: daemon.introduce(OTHER)
+    )
+    admin = Daemon(cluster, cluster.api)
+    admin.introduce(OTHER)
+    refusal(lambda: daemon.describe(OTHER))
+    refusal(lambda: daemon.api.patch(daemon.bridge(OTHER), {"metadata": {"labels": {"mine": "yes"}}}))
+    refusal(lambda: daemon.api.delete(daemon.bridge(OTHER)))
+    assert admin.describe(OTHER)["status"] == {"mode": "dual"}
+    admin.api.delete(admin.bridge(OTHER))
+
+
+def test_a_status_that_nobody_could_read_is_not_taken(cluster: Cluster, daemon: Daemon) -> None:
+    daemon.introduce(OWN)
+    with pytest.raises(ApiError, match="Unsupported value"):
+        daemon.describe(OWN, mode="no-such-mode")
+    daemon.api.delete(daemon.bridge(OWN))
