@@ -24,11 +24,13 @@ from bridge.ledger.holds import (
     PutHold,
     PutQuarantine,
     PutRecord,
+    PutSwitch,
     Quarantine,
     Refused,
     clock,
     refusal,
 )
+from bridge.ledger.switches import Switch
 
 _NONE: Counter[str] = Counter()
 
@@ -41,6 +43,7 @@ class Account:
         holds: Iterable[Hold] = (),
         claims: Iterable[PreparedClaim] = (),
         quarantines: Iterable[Quarantine] = (),
+        switches: Iterable[Switch] = (),
     ) -> None:
         self._holds: dict[int, Hold] = {}
         self._used: dict[str, int] = defaultdict(int)
@@ -52,6 +55,7 @@ class Account:
         self._by_group: dict[tuple[Plane, str], set[int]] = defaultdict(set)
         self._claims: dict[tuple[str, str], PreparedClaim] = {(c.group, c.holder.uid): c for c in claims}
         self._quarantines: dict[tuple[str, str], Quarantine] = {(q.group, q.device): q for q in quarantines}
+        self._switches: dict[str, Switch] = {switch.group: switch for switch in switches}
         for hold in holds:
             self._add(hold)
 
@@ -119,6 +123,10 @@ class Account:
         """All quarantines."""
         return tuple(self._quarantines.values())
 
+    def switch_of(self, group: str) -> Switch | None:
+        """How far a group is between two modes; None for one that has not been served yet."""
+        return self._switches.get(group)
+
     # Deciding
 
     def check(self, pick: Pick, ending: frozenset[int] = frozenset(), planned: Counter[str] = _NONE) -> None:
@@ -174,6 +182,8 @@ class Account:
                 self._quarantines[quarantine.group, quarantine.device] = quarantine
             case LiftQuarantine(group, device):
                 self._quarantines.pop((group, device), None)
+            case PutSwitch(switch):
+                self._switches[switch.group] = switch
             case PutRecord():
                 pass  # history: nothing is decided by it
             case _:

@@ -9,6 +9,8 @@ import datetime
 import enum
 from dataclasses import dataclass
 
+from bridge.ledger.switches import Switch
+
 
 class Plane(enum.StrEnum):
     """One of the two kubelet APIs."""
@@ -228,7 +230,14 @@ class PutRecord:
     record: Record
 
 
-Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine | PutRecord
+@dataclass(frozen=True, slots=True)
+class PutSwitch:
+    """Remember how far a group is between two modes."""
+
+    switch: Switch
+
+
+Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine | PutRecord | PutSwitch
 """What a transaction consists of; the account in memory and the file apply the same ones."""
 
 

@@ -34,11 +34,13 @@ from bridge.ledger.holds import (
     PutHold,
     PutQuarantine,
     PutRecord,
+    PutSwitch,
     Quarantine,
     Record,
     Refused,
 )
 from bridge.ledger.store import EVERYTHING, LedgerError, Opened, Store, open_store
+from bridge.ledger.switches import Switch
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +205,13 @@ class Ledger:
                 if h.phase is not Phase.PREPARED and h.share not in still
             ]
         )
+
+    # Modes
+
+    async def switch(self, switch: Switch) -> None:
+        """Remember how far a group is between two modes. Raises LedgerError."""
+        await self._usable()
+        await self._commit([PutSwitch(switch)])
 
     # By force
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, assert_never
 
+from bridge.config import Mode
 from bridge.ledger.account import Account
 from bridge.ledger.holds import (
     Change,
@@ -25,10 +26,12 @@ from bridge.ledger.holds import (
     PutHold,
     PutQuarantine,
     PutRecord,
+    PutSwitch,
     Quarantine,
     Record,
     Use,
 )
+from bridge.ledger.switches import Gate, Switch
 from dra_v1 import points
 
 SCHEMA_1 = """
@@ -79,6 +82,13 @@ CREATE TABLE records (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
 """,
+    # The mode of a group can change while it is served, and the way there outlives the daemon.
+    3: """
+CREATE TABLE switches (
+  grp TEXT PRIMARY KEY, mode TEXT NOT NULL, target TEXT NOT NULL,
+  device_plugin TEXT NOT NULL, dra TEXT NOT NULL, since REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+""",
 }
 """What makes each version out of the one before."""
 
@@ -94,8 +104,7 @@ def create(db: sqlite3.Connection) -> None:
 
 def migrate(db: sqlite3.Connection) -> None:
     """Bring a file of an earlier version to the newest, all of it or nothing. Raises sqlite3.Error."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    for newer in range(version + 1, SCHEMA_VERSION + 1):
+    for newer in range(_version(db) + 1, SCHEMA_VERSION + 1):
         points.reached(points.Point.LEDGER_MIGRATING)
         db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[newer]} PRAGMA user_version={newer}; COMMIT;")
         points.reached(points.Point.LEDGER_MIGRATED)
@@ -126,6 +135,11 @@ def write(db: sqlite3.Connection, change: Change) -> None:
         case PutRecord(r):
             db.execute(
                 "INSERT INTO records (at, what, who, text) VALUES (?, ?, ?, ?)", (r.at, r.what, r.who, r.text)
+            )
+        case PutSwitch(s):
+            db.execute(
+                "INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?, ?, ?)",
+                (s.group, s.mode, s.target, s.device_plugin, s.dra, s.since),
             )
         case _:
             assert_never(change)
@@ -175,8 +189,9 @@ def load(db: sqlite3.Connection) -> tuple[Account, int]:
         uses.setdefault(hold_id, []).append(Use(part, amount, capacity))
     try:
         holds = [_hold(row, uses) for row in db.execute(_SELECT_HOLDS)]
+        switches = [_switch(row) for row in db.execute(_SELECT_SWITCHES)] if _version(db) >= 3 else []
     except ValueError as error:
-        raise sqlite3.DatabaseError(f"a hold cannot be read: {error}") from error
+        raise sqlite3.DatabaseError(f"a row cannot be read: {error}") from error
     claims = [
         PreparedClaim(group, ClaimHolder(namespace, name, uid), answer, since)
         for group, uid, namespace, name, answer, since in db.execute(
@@ -187,13 +202,17 @@ def load(db: sqlite3.Connection) -> tuple[Account, int]:
         Quarantine(*row) for row in db.execute("SELECT grp, device, reason, since FROM quarantine")
     ]
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'holds'").fetchone()
-    return Account(holds, claims, quarantines), (row[0] if row else 0) + 1
+    return Account(holds, claims, quarantines, switches), (row[0] if row else 0) + 1
+
+
+def _version(db: sqlite3.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def records(db: sqlite3.Connection) -> tuple[Record, ...]:
     """What was done by force, oldest first; version 1 kept nothing of it."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version < 2:
+    if _version(db) < 2:
         return ()
     return tuple(Record(*row) for row in db.execute("SELECT at, what, who, text FROM records ORDER BY id"))
 
@@ -218,6 +237,15 @@ _SELECT_HOLDS = (
     "SELECT id, plane, phase, grp, device, share, namespace, name, container, uid, since, boot"
     " FROM holds ORDER BY id"
 )
+
+
+_SELECT_SWITCHES = "SELECT grp, mode, target, device_plugin, dra, since FROM switches"
+
+
+def _switch(row: tuple[Any, ...]) -> Switch:
+    """A row of `switches`. Raises ValueError for a mode or a gate that this version does not know."""
+    group, mode, target, device_plugin, dra, since = row
+    return Switch(group, Mode(mode), Mode(target), Gate(device_plugin), Gate(dra), since)
 
 
 def _hold(row: tuple[Any, ...], uses: dict[int, list[Use]]) -> Hold:

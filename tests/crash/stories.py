@@ -262,6 +262,7 @@ async def starts_with_an_old_ledger(scene: Scene) -> Telling:
     await _held_on_both(scene)
     await scene.daemon.kill()
     _write(scene, "DROP TABLE records")
+    _write(scene, "DROP TABLE switches")
     _write(scene, "PRAGMA user_version=1")
     yield
     await scene.begin()

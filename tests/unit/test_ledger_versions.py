@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.config import Mode
 from bridge.ledger import rows, store
 from bridge.ledger.holds import ClaimHolder, Phase, Pick, Plane, PodHolder, Refused, Use
 from bridge.ledger.ledger import Ledger
@@ -18,20 +19,28 @@ from bridge.ledger.store import (
     read_account,
     read_records,
 )
+from bridge.ledger.switches import Gate, Switch
 from tests.unit.disks import FULL, disk_below
 
 V1 = Path(__file__).with_name("ledger_v1.sql")
 """Written by the last version of schema 1: every sort of row that it knew."""
 
+V2 = Path(__file__).with_name("ledger_v2.sql")
+"""Of schema 2, likewise."""
+
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A state folder that a daemon of schema 1 left behind."""
-    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
-        db.executescript(V1.read_text())
+    return left_by(V1, tmp_path)
+
+
+def left_by(version: Path, folder: Path) -> Path:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as db:
+        db.executescript(version.read_text())
         db.execute("PRAGMA journal_mode=WAL")
-    (tmp_path / "ledger.lock").write_text("1\n")
-    return tmp_path
+    (folder / "ledger.lock").write_text("1\n")
+    return folder
 
 
 def exclusive(name: str) -> Pick:
@@ -122,7 +131,7 @@ async def test_a_power_loss_at_any_sync_of_the_upgrade_loses_nothing(
             assert held(ledger) == HELD and not ledger.damaged
             await ledger.force_release([2], "root", "the tables of the new version are all there")
             await ledger.close()
-    assert seen == {1, rows.SCHEMA_VERSION}
+    assert seen == set(range(1, rows.SCHEMA_VERSION + 1))
 
 
 async def test_an_upgrade_that_the_disk_has_no_room_for_is_refused_and_leaves_the_old_file(old: Path) -> None:
@@ -148,11 +157,49 @@ async def test_a_downgrade_is_refused_with_what_to_do_and_leaves_the_newer_file(
             with pytest.raises(LedgerFromTheFuture) as refused:
                 opens(old)
             assert str(refused.value) == (
-                f"the ledger {old / 'ledger.db'} has schema 2, this version knows up to 1: it was written by a "
-                "newer version; run that one, or drain the node before going back"
+                f"the ledger {old / 'ledger.db'} has schema {rows.SCHEMA_VERSION}, this version knows up to 1: "
+                "it was written by a newer version; run that one, or drain the node before going back"
             )
     again = await Ledger.open(old)
     assert held(again) == HELD and not again.damaged
+    await again.close()
+
+
+async def test_a_ledger_of_version_2_keeps_everything_and_no_group_has_been_switched(tmp_path: Path) -> None:
+    left_by(V2, tmp_path)
+    assert len(read_account(tmp_path)) == 6 and version(tmp_path) == 2, "reading changes nothing"
+    ledger = await Ledger.open(tmp_path, boot="boot-of-now")
+    assert not ledger.damaged and ledger.rebooted and version(tmp_path) == rows.SCHEMA_VERSION
+    assert held(ledger) == {
+        (2, Plane.DEVICE_PLUGIN, Phase.GRANTED, "crypto-acc0", ""),
+        (3, Plane.DEVICE_PLUGIN, Phase.HELD, "crypto-acc1", "uid-runs"),
+        (4, Plane.DRA, Phase.PREPARED, "crypto-acc2", "uid-train"),
+        (5, Plane.DRA, Phase.RELEASING, "crypto-acc3", "uid-leaves"),
+        (6, Plane.DRA, Phase.RESERVED, "crypto-acc5", "uid-comes"),
+        (7, Plane.DRA, Phase.PREPARED, "nx-gzip--2", "uid-zip"),
+    }
+    assert ledger.account.switch_of("acc") is None
+    assert ledger.account.quarantine_of("acc", "crypto-acc4") is not None
+    assert [record.text for record in read_records(tmp_path)] == [
+        "acc/crypto-acc9 of a pod not yet identified, granted: its pod is long gone"
+    ]
+    way = Switch("acc", Mode.DUAL, Mode.DRA, Gate.WAITING, Gate.OPEN, 1750000010.0)
+    await ledger.switch(way)
+    await ledger.close()
+    again = await Ledger.open(tmp_path)
+    assert again.account.switch_of("acc") == way
+    await again.close()
+
+
+@pytest.mark.parametrize("column", ["mode", "target", "device_plugin", "dra"])
+async def test_a_switch_that_makes_no_sense_is_damage(tmp_path: Path, column: str) -> None:
+    ledger = await Ledger.open(tmp_path)
+    await ledger.switch(Switch("acc", Mode.DUAL, Mode.DRA, Gate.WAITING, Gate.OPEN, 1.0))
+    await ledger.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as db:
+        db.execute(f"UPDATE switches SET {column} = 'sideways'")
+    again = await Ledger.open(tmp_path)
+    assert again.damaged
     await again.close()
 
 
