@@ -1,0 +1,284 @@
+"""The rolling switch: writes the marks of one batch, waits until its nodes are there, then the next.
+
+It stops at the first node that fails. Nothing is remembered outside the cluster: the same command again finds the nodes
+that are there, leaves them alone, and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from bridge.cli.fleet import marks
+from bridge.cli.fleet.cluster import Cluster, ClusterError
+from bridge.cli.fleet.journey import Leg, Report, Result
+from bridge.cli.fleet.marks import Marks
+from bridge.cli.fleet.states import State
+from bridge.cli.fleet.verdicts import Standing, Verdict, ready
+from bridge.cli.fleet.watching import Bridges, until
+from bridge.cli.problems import Problem
+
+NODES = "/api/v1/nodes"
+
+TRIES = 8
+"""Writes of one node: the kubelet writes it too, which is no reason to give up."""
+
+
+class Progress(Protocol):
+    """Who is told how it goes."""
+
+    def batch(self, number: int, of: int, nodes: Sequence[str]) -> None:
+        """A batch begins."""
+
+    def says(self, node: str, text: str) -> None:
+        """A node is under way."""
+
+    def done(self, node: str, text: str) -> None:
+        """A node is there."""
+
+    def failed(self, node: str, text: str) -> None:
+        """A node is not, and the switch stops."""
+
+    def pause(self, seconds: float) -> None:
+        """Nothing happens for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long is waited for what, in seconds.
+
+    Attributes:
+        timeout: for one node to be there.
+        patience: for what is wrong to pass, such as a daemon that is not Ready because it restarts.
+        pause: between batches.
+        wait: whether nodes are waited for at all.
+    """
+
+    timeout: float = 300.0
+    patience: float = 30.0
+    pause: float = 0.0
+    wait: bool = True
+
+
+class Stopped(Exception):
+    """A node failed; the text says why."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(why)
+        self.node = node
+
+
+class Rollout:
+    """One rolling switch.
+
+    Attributes:
+        report: how far each node has come; true at any moment, an interruption included.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        legs: Sequence[Leg],
+        pace: Pace,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._cluster, self._pace, self._progress = cluster, pace, progress
+        self._bridges = Bridges(cluster)
+        self._clock, self._sleep = clock, sleep
+        self.report = Report.of(legs)
+
+    def left(self, legs: Sequence[Leg], states: Mapping[str, State]) -> list[Leg]:
+        """Those that something is to be done for; the others are noted as being there already."""
+        todo = []
+        for leg in legs:
+            if leg.nothing_to_say and not leg.undo and leg.judge(states.get(leg.node)).there:
+                self.report.rows[leg.node].result = Result.ALREADY
+            else:
+                todo.append(leg)
+        return todo
+
+    def run(self, batches: Sequence[Sequence[Leg]]) -> Report:
+        """Go through the batches. Raises ClusterError where the cluster cannot be asked."""
+        for number, batch in enumerate(batches, start=1):
+            self._progress.batch(number, len(batches), [leg.node for leg in batch])
+            try:
+                self._one(batch)
+            except Stopped as stopped:
+                self._failed(stopped)
+                return self.report
+            if self._pace.pause and number < len(batches):
+                self._progress.pause(self._pace.pause)
+                self._sleep(self._pace.pause)
+        return self.report
+
+    def _failed(self, stopped: Stopped) -> None:
+        row = self.report.rows[stopped.node]
+        row.result, row.says = Result.FAILED, str(stopped)
+        self.report.failed = stopped.node
+        self._progress.failed(stopped.node, str(stopped))
+
+    def _one(self, batch: Sequence[Leg]) -> None:
+        """One batch. Raises Stopped."""
+        if self._pace.wait:
+            serving = _Wait(self, {leg.node: (leg, ready) for leg in batch}, self._pace.patience, set())
+            until(self._bridges, serving.met)
+        begun, versions = self._clock(), self._bridges.versions()
+        told = {leg.node for leg in batch if self._say(leg)}
+        if self._pace.wait:
+            judges = {leg.node: (leg, leg.judge) for leg in batch}
+            arriving = _Wait(self, judges, self._pace.timeout, told, versions)
+            arriving.there = lambda leg: self._arrived(leg, begun, leg.node in told)
+            until(self._bridges, arriving.met)
+
+    def _say(self, leg: Leg) -> bool:
+        """Write what is wanted on the Node; whether there was anything to write."""
+        row = self.report.rows[leg.node]
+        wrote = self._write(leg, leg.wanted)
+        if not self._pace.wait:
+            row.result = Result.LABELLED if wrote else Result.ALREADY
+            if leg.undo:
+                self._forget(leg)
+            self._progress.done(leg.node, row.result.value)
+            return wrote
+        row.result = Result.UNDER_WAY
+        if wrote:
+            self._progress.says(leg.node, f"{leg.was or 'as configured'} → {leg.mode or 'as configured'}")
+        return wrote
+
+    def _arrived(self, leg: Leg, begun: float, wrote: bool) -> None:
+        row = self.report.rows[leg.node]
+        row.result = Result.SWITCHED if wrote else Result.ALREADY
+        row.seconds, row.says = (self._clock() - begun if wrote else None), ""
+        if leg.undo:
+            self._forget(leg)
+        took = f" after {row.seconds:.1f} s" if row.seconds is not None else ""
+        self._progress.done(leg.node, f"{row.result.value}{took}: {row.mode}")
+
+    def _forget(self, leg: Leg) -> None:
+        self._write(leg, marks.forgotten(leg.wanted), found=leg.wanted)
+
+    def _write(self, leg: Leg, wanted: Marks, found: Marks | None = None) -> bool:
+        """Patch the Node, unless somebody else has changed what is said of it since it was planned."""
+        found = found or leg.found
+        for _ in range(TRIES):
+            node = self._cluster.get(f"{NODES}/{leg.node}")
+            now = marks.marks(node, leg.group)
+            if now not in (found, wanted):
+                raise Stopped(leg.node, _somebody_else(found, now))
+            body = marks.patch(node, leg.group, wanted)
+            if body is None:
+                return False
+            try:
+                self._cluster.patch(f"{NODES}/{leg.node}", body)
+            except ClusterError as error:
+                if error.conflict:
+                    continue
+                raise Stopped(leg.node, f"it could not be labelled: {error}") from error
+            return True
+        raise Stopped(leg.node, f"it was written by others each of {TRIES} times that it was to be labelled")
+
+    def note(self, node: str, verdict: Verdict) -> None:
+        """A node is not there yet."""
+        row = self.report.rows[node]
+        if verdict.says and verdict.says != row.says:
+            row.says = verdict.says
+            self._progress.says(node, verdict.says)
+
+    def now(self) -> float:
+        """Seconds of the clock that everything here is timed by."""
+        return self._clock()
+
+    @property
+    def pace(self) -> Pace:
+        """How long is waited for what."""
+        return self._pace
+
+
+class _Wait:
+    """Waits until each of some nodes is judged to be there.
+
+    Args:
+        nodes: with how each is judged.
+        timeout: seconds for each of them.
+        told: nodes that were written just now: a refusal that stood before is given time to be thought over.
+        versions: of their NodeBridges before that.
+    """
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        nodes: Mapping[str, tuple[Leg, Callable[[State | None], Verdict]]],
+        timeout: float,
+        told: set[str],
+        versions: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._rollout, self._left, self._timeout, self._told = rollout, dict(nodes), timeout, told
+        self._begun = rollout.now()
+        self._wrong_since: dict[str, float] = {}
+        self._versions = versions
+        self.there: Callable[[Leg], Any] = lambda leg: None
+
+    def met(self, states: Mapping[str, State]) -> bool:
+        """Look at each; True once all are there. Raises Stopped."""
+        for node, (leg, judge) in list(self._left.items()):
+            state = states.get(node)
+            verdict = judge(state)
+            if verdict.there:
+                del self._left[node]
+                self.there(leg)
+                continue
+            self._rollout.note(node, verdict)
+            if why := self._too_long(node, verdict, state.version if state else ""):
+                raise Stopped(node, why)
+        return not self._left
+
+    def _too_long(self, node: str, verdict: Verdict, version: str) -> str:
+        now = self._rollout.now()
+        stood = node in self._told and version == self._versions.get(node, version)
+        if verdict.standing is Standing.REFUSED and not stood:
+            return verdict.says
+        if verdict.standing in (Standing.WRONG, Standing.REFUSED):
+            since = self._wrong_since.setdefault(node, now)
+            if now - since >= self._rollout.pace.patience:
+                return verdict.says
+        else:
+            self._wrong_since.pop(node, None)
+        if now - self._begun >= self._timeout:
+            return f"it was not there within {self._timeout:.0f} s: {verdict.says}"
+        return ""
+
+
+def _somebody_else(found: Marks, now: Marks) -> str:
+    def said(one: Marks) -> str:
+        return one.mode or "no mode"
+
+    what = (
+        f"its label was {said(found)} and is {said(now)}"
+        if found.mode != now.mode
+        else "its annotations changed"
+    )
+    return f"somebody else is switching it: {what} since this began"
+
+
+def stands(report: Report, again: str, undo: str) -> str:
+    """What stands after a switch that stopped, and how to go on."""
+    there = report.count(Result.SWITCHED, Result.ALREADY, Result.LABELLED)
+    parts = [f"{there} of {len(report.rows)} nodes are there"]
+    if under_way := report.count(Result.UNDER_WAY):
+        parts.append(f"{under_way} under way")
+    parts.append(f"{report.count(Result.UNTOUCHED)} not begun")
+    why = f"stopped at {report.failed}: {report.rows[report.failed].says}\n" if report.failed else ""
+    return (
+        f"{why}{', '.join(parts)}; pods keep the devices that they have.\n"
+        f"to go on where it stopped:  {again}\nto go back:                 {undo}"
+    )
+
+
+def interrupted(report: Report, again: str, undo: str) -> Problem:
+    """What Ctrl-C leaves."""
+    return Problem(f"interrupted; {stands(report, again, undo)}", 130)
