@@ -18,7 +18,8 @@ WITHOUT = {
     "checkpoint": "no hold of the device plugin plane ends",
     "runtime": (
         "a hold ends only once the API server says that its pod has ended, and then 10 minutes or the pod's grace "
-        "period later; an ID that the kubelet hands out again is not checked for containers that still run"
+        "period later; an ID that the kubelet hands out again before is refused, or, where no runtime was ever "
+        "found, not checked for containers that still run"
     ),
     "pods": (
         "a hold that only a stale entry of the kubelet's checkpoint names does not end; without the runtime no "

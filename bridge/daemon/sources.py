@@ -29,10 +29,6 @@ from dra_v1.kube import KubeApi
 STABLE_S = 30.0
 """How long after its start the kubelet's lists are not taken for whole (kubelet-contract E.5)."""
 
-GLANCE_S = 2.0
-"""Longest look at the runtime on the path of Allocate; without an answer the hand-out is counted as unproven. So long
-because Allocate has no deadline and a busy node's runtime is slow, just when a pod that was deleted lingers on it."""
-
 
 class Sources:
     """Looks when asked.
@@ -70,7 +66,7 @@ class Sources:
         self._socket = daemon.pod_resources
         self._checkpoint = daemon.kubelet_root / "device-plugins" / checkpoint.NAME
         self._podresources = PodResourcesClient(self._socket)
-        self._cri = CriClient(cri.sockets(daemon.cri_socket))
+        self._cri = CriClient(cri.sockets(daemon.cri_socket), configured=bool(daemon.cri_socket))
         self._kubelet: tuple[int, int, int] | None = None
         self._stable_at = 0.0
 
@@ -87,25 +83,35 @@ class Sources:
         """How each source is, as of the last look."""
         return self._book.all()
 
-    async def running_of(self, pod_uid: str) -> Running:
+    async def running_of(self, pod_uid: str, within: float) -> Running:
         """The containers of one pod that may still use devices; see `bridge.planes.regrants`."""
-        found = await self._cri.containers_of(pod_uid, GLANCE_S)
+        found = await self._cri.containers_of(pod_uid, within)
         if isinstance(found, Unavailable):
             self._book.note("runtime", found.reason)
-            return Running(unknown=found.reason)
+            return Running(silent=found.reason) if self._cri.expected else Running(missing=found.reason)
         return Running(tuple(one.name for one in found if one.may_use_devices))
 
-    async def shown_with(self, resource: str, ids: Sequence[str]) -> Shown:
+    async def shown_with(self, resource: str, ids: Sequence[str], within: float) -> Shown:
         """The pods that the kubelet shows with some IDs; see `bridge.planes.regrants`."""
-        listed = await self._podresources.list()
-        owners = _checkpointed(await asyncio.to_thread(checkpoint.read, self._checkpoint)) or {}
-        uids = {i: owners[resource, i] for i in ids if (resource, i) in owners}
+        try:
+            async with asyncio.timeout(within):
+                listed = await self._podresources.list()
+                noted = await asyncio.to_thread(checkpoint.read, self._checkpoint)
+        except TimeoutError:
+            listed = Unavailable(f"no list of pods and no checkpoint within {within:g} s")
         if isinstance(listed, Unavailable):
             self._book.note("podresources", listed.reason)
-            return Shown(uids=uids, unknown=listed.reason)
+            return Shown(silent=listed.reason)
+        if isinstance(noted, checkpoint.Missing):
+            # The kubelet writes it before it hands out for the first time, and never removes it.
+            return Shown(silent=f"it has lost its checkpoint {self._checkpoint}")
+        owners = _checkpointed(noted)
+        if owners is None:
+            self._book.note("checkpoint", _trouble(noted))
+            return Shown(silent=_trouble(noted))
         users = _listed(listed)
         pods = {i: f"{user.namespace}/{user.name}" for i in ids if (user := users.get((resource, i)))}
-        return Shown(pods, uids)
+        return Shown(pods, {i: owners[resource, i] for i in ids if (resource, i) in owners})
 
     async def look(self) -> Sighting:
         """One look at every source. Never raises for a source that does not answer.

@@ -5,6 +5,8 @@ And it forgets an ID that is being allocated while anybody lists its pods' resou
 gives the same ID to the next pod too (UpdateAllocatedDevices regenerates what is in use without what is under way).
 Keeps S2's "proven in use" (design 1). At admission no container of the asking pod runs yet, so a running one of
 the recorded holder is always somebody else's use (kubelet-contract E.3, H9). Costs nothing where an ID has no holder.
+Who ought to know and does not answer in time counts as a yes: only where there is no runtime to ask does an ID go out
+again on the word of the kubelet alone.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from typing import Protocol
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Hold, Plane, PodHolder
 
+LOOK_S = 2.0
+"""Longest look, at everybody together. So long because Allocate has no deadline and a busy node's runtime is slow,
+just when a pod that was deleted lingers on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -24,11 +30,13 @@ class Running:
 
     Attributes:
         containers: names of its containers that may still use devices.
-        unknown: why the runtime could not tell; then `containers` says nothing.
+        silent: why a runtime that is there could not tell; then `containers` says nothing.
+        missing: why there is no runtime to ask; then `containers` says nothing.
     """
 
     containers: tuple[str, ...] = ()
-    unknown: str = ""
+    silent: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,58 +46,73 @@ class Shown:
     Attributes:
         pods: by ID, the active pod that is listed with it, as `namespace/name`.
         uids: by ID, the UIDs of the pods that the checkpoint names, of ended ones perhaps too.
-        unknown: why the kubelet could not tell; then `pods` says nothing.
+        silent: why the kubelet could not tell; then the others say nothing.
     """
 
     pods: Mapping[str, str] = field(default_factory=dict)
     uids: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    unknown: str = ""
+    silent: str = ""
 
 
 class Witnesses(Protocol):
-    """Who can be asked on the path of Allocate: answer within a bounded time, and raise nothing for silence."""
+    """Who can be asked on the path of Allocate: answer within so many seconds, and raise nothing for silence."""
 
-    async def running_of(self, pod_uid: str) -> Running:
+    async def running_of(self, pod_uid: str, within: float) -> Running:
         """What still runs of a pod."""
         ...
 
-    async def shown_with(self, resource: str, ids: Sequence[str]) -> Shown:
+    async def shown_with(self, resource: str, ids: Sequence[str], within: float) -> Shown:
         """Whom the kubelet shows with these IDs."""
         ...
 
 
 class StillUsed(Exception):
-    """An ID whose last pod still runs; the text says which, and what to do."""
+    """An ID whose last pod still has it, or may have it for all that is known; the text says what to do."""
 
 
 async def check_last_holders(
     account: Account, group: str, resource: str, ids: Sequence[str], witnesses: Witnesses
 ) -> dict[str, str]:
-    """Raise StillUsed if the last pod that got one of these IDs still has it.
+    """Raise StillUsed if the last pod that got one of these IDs still has it, or if who knows does not answer.
 
-    Returns the IDs of which nobody could tell, with the reason. Where the holder's UID is known the runtime tells.
-    Where it is not yet, the ID was handed out a moment ago: to a pod that the kubelet did not admit after all (H12),
-    or to one that is about to start, which the kubelet shows with it.
+    Returns the IDs of which nobody could tell, with the reason: those of a node without a runtime to ask. Where the
+    holder's UID is known the runtime tells. Where it is not yet, the ID was handed out a moment ago: to a pod that the
+    kubelet did not admit after all (H12), or to one that is about to start, which the kubelet shows with it.
     """
     held = {i: h for i in ids if (h := account.of_share(Plane.DEVICE_PLUGIN, group, i)) is not None}
     new = [i for i, hold in held.items() if not hold.holder.uid]
-    shown = await witnesses.shown_with(resource, new) if new else Shown()
+    now = asyncio.get_running_loop().time
+    until = now() + LOOK_S
+    shown = await witnesses.shown_with(resource, new, LOOK_S) if new else Shown()
     for device_id in new:
+        if shown.silent:
+            raise StillUsed(_text_of_silence(device_id, held[device_id], "the kubelet", shown.silent))
         if device_id in shown.pods:
             raise StillUsed(_text_of_new(device_id, shown.pods[device_id]))
     owners = {
         i: shown.uids.get(i, frozenset()) if i in new else frozenset({h.holder.uid}) for i, h in held.items()
     }
     uids = sorted(frozenset[str]().union(*owners.values()))
-    answers = dict(zip(uids, await asyncio.gather(*map(witnesses.running_of, uids)), strict=True))
-    unknown = dict.fromkeys(new, shown.unknown) if shown.unknown else {}
+    within = max(0.0, until - now())
+    found = await asyncio.gather(*(witnesses.running_of(uid, within) for uid in uids))
+    answers = dict(zip(uids, found, strict=True))
+    unknown = dict[str, str]()
     for device_id, hold in held.items():
         for answer in map(answers.__getitem__, owners[device_id]):
-            if answer.unknown:
-                unknown[device_id] = answer.unknown
-            elif answer.containers:
+            if answer.silent:
+                raise StillUsed(_text_of_silence(device_id, hold, "the container runtime", answer.silent))
+            if answer.containers:
                 raise StillUsed(_text(device_id, hold, answer.containers))
+            if answer.missing:
+                unknown[device_id] = answer.missing
     return unknown
+
+
+def _text_of_silence(device_id: str, hold: Hold, witness: str, why: str) -> str:
+    return (
+        f"{device_id} may still be in use by {hold.holder}, and {witness}, which would know, does not say: {why}; "
+        f"make the pod anew once it answers"
+    )
 
 
 def _text_of_new(device_id: str, pod: str) -> str:

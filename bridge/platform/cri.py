@@ -16,6 +16,7 @@ import grpc
 from bridge.platform.api import cri_pb2 as pb
 from bridge.platform.api import cri_pb2_grpc as pb_grpc
 from bridge.platform.endpoint import Unavailable, UnixEndpoint
+from dra_v1.sockets import identity_of
 
 TIMEOUT = 5.0
 """Seconds for one call."""
@@ -93,11 +94,20 @@ def sockets(configured: str) -> Sequence[Path]:
 class CriClient:
     """Asks the container runtime; finds it first where no socket is given."""
 
-    def __init__(self, sockets: Sequence[Path] = USUAL_SOCKETS) -> None:
-        """The sockets are tried in order; the first one that answers is kept until it fails."""
+    def __init__(self, sockets: Sequence[Path] = USUAL_SOCKETS, *, configured: bool = False) -> None:
+        """The sockets are tried in order; the first one that answers is kept until it fails.
+
+        `configured` says that they are not a guess.
+        """
+        self._known = configured
         self._sockets = tuple(sockets)
         self._endpoint: UnixEndpoint | None = None
         self._looking = asyncio.Lock()
+
+    @property
+    def expected(self) -> bool:
+        """Whether a runtime ought to answer: one was found before, or there is a socket, or should be one."""
+        return self._known or any(identity_of(socket) is not None for socket in self._sockets)
 
     async def version(self) -> str | Unavailable:
         """Name and version of the runtime, for people."""
@@ -175,6 +185,7 @@ class CriClient:
                 raise
             if not isinstance(answer, Unavailable):
                 self._endpoint = endpoint
+                self._known = True
                 return endpoint
             await endpoint.close()
             reasons.append(answer.reason)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import grpc
 import pytest
 
-from bridge.daemon import sources
-from bridge.ledger.holds import Phase
+from bridge.ledger.account import Account
+from bridge.ledger.holds import Hold, Phase, Plane, PodHolder
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
-from bridge.planes import device_plugin
+from bridge.planes import device_plugin, regrants
 from bridge.planes.device_plugin import DevicePluginPlane
-from bridge.planes.regrants import check_last_holders
+from bridge.planes.regrants import Running, Shown, check_last_holders
+from bridge.platform import checkpoint
 from bridge.platform.api import cri_pb2 as cri
 from bridge.platform.cri import CriClient
+from bridge.platform.endpoint import Unavailable
+from bridge.platform.podresources import PodResourcesClient
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.cri import CriServer
 from bridge.sandbox.kubelet.endpoint import Endpoint, EndpointError
@@ -29,6 +33,17 @@ from tests.protocol.stage import RESOURCE, Node, acc, stage
 __all__ = ["known"]
 
 UNPROVEN = "handed out unproven"
+MARGIN_S = 2.0
+"""What a loaded machine may take beside a bound; less than the limit of a single call, 5 s."""
+
+
+@contextlib.asynccontextmanager
+async def no_runtime(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """As on a node where no runtime was ever found."""
+    await node.box.cri.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(CriClient, "expected", False)
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -117,11 +132,26 @@ async def test_an_id_without_a_known_holder_costs_no_look(
         assert len(asked) == 1
 
 
-async def test_without_a_runtime_an_id_is_handed_out_again_and_counted_as_unproven(
-    known: Attributions,
-) -> None:
-    async with stage(devices=1) as node, lingering(node, known):
+async def test_a_runtime_that_is_silent_refuses_an_id_of_a_known_pod(known: Attributions) -> None:
+    async with stage(devices=1) as node, lingering(node, known) as uid:
         await node.box.cri.stop()
+        with pytest.raises(
+            EndpointError, match=f"{acc(0)} may still be in use by pod default/old, and the container"
+        ):
+            await node.allocate(acc(0))
+        why = (await node.log.wait("refused"))["why"]
+        assert "cri.sock" in why and "make the pod anew once it answers" in why
+        (hold,) = node.holds()
+        assert hold.holder.uid == uid and node.log.of(UNPROVEN) == []
+        await node.box.cri.start()
+        with pytest.raises(EndpointError, match="still in use by pod default/old"):
+            await node.allocate(acc(0))
+
+
+async def test_where_no_runtime_was_ever_found_an_id_is_handed_out_again_and_counted_as_unproven(
+    known: Attributions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(devices=1) as node, lingering(node, known), no_runtime(node, monkeypatch):
         await node.allocate(acc(0))
         told = await node.log.wait(UNPROVEN)
         assert told["devices"] == [acc(0)] and "cri.sock" in told["why"]
@@ -131,6 +161,7 @@ async def test_without_a_runtime_an_id_is_handed_out_again_and_counted_as_unprov
 async def test_a_runtime_that_hangs_costs_an_allocate_no_more_than_its_bound(
     known: Attributions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(regrants, "LOOK_S", 0.3)
     async with stage(devices=1) as node, lingering(node, known):
         hang = asyncio.Event()
 
@@ -144,18 +175,68 @@ async def test_a_runtime_that_hangs_costs_an_allocate_no_more_than_its_bound(
         await node.box.cri.stop()
         monkeypatch.setattr(CriServer, "ListContainers", hangs)
         await node.box.cri.start()
-        began = asyncio.get_running_loop().time()
-        await node.allocate(acc(0))
-        assert asyncio.get_running_loop().time() - began < sources.GLANCE_S + 2
-        assert f"{sources.GLANCE_S * 1000:g} ms" in (await node.log.wait(UNPROVEN))["why"]
+        now = asyncio.get_running_loop().time
+        began = now()
+        with pytest.raises(EndpointError, match="the container runtime did not answer within"):
+            await node.allocate(acc(0))
+        assert now() - began < 0.3 + MARGIN_S
         hang.set()
+
+
+@pytest.mark.parametrize("who", ["podresources", "damaged checkpoint", "lost checkpoint"])
+async def test_an_id_of_a_pod_not_known_yet_is_refused_in_time_where_the_kubelet_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    monkeypatch.setattr(regrants, "LOOK_S", 0.3)
+    now, hang = asyncio.get_running_loop().time, asyncio.Event()
+
+    async def hangs(client: PodResourcesClient) -> object:
+        await hang.wait()
+        return Unavailable("hung")
+
+    async with stage(devices=2) as node:
+        await node.allocate(acc(0))
+        with monkeypatch.context() as patch:
+            if who == "podresources":
+                patch.setattr(PodResourcesClient, "list", hangs)
+            else:
+                patch.setattr(
+                    checkpoint, "read", lambda path: checkpoint.Damaged(path, "cannot be understood")
+                )
+            began = now()
+            with pytest.raises(EndpointError, match=f"{acc(0)} may still be in use by .*, and the kubelet"):
+                await node.allocate(acc(0))
+            assert now() - began < 0.3 + MARGIN_S
+        assert node.log.of(UNPROVEN) == []
+        hang.set()
+
+
+async def test_the_kubelet_and_the_runtime_share_one_bound() -> None:
+    """However long the kubelet takes, nobody waits longer for both."""
+    hold = Hold(1, Plane.DEVICE_PLUGIN, Phase.GRANTED, "acc", acc(0), acc(0), PodHolder(), (), 0.0)
+    account, asked = Account([hold]), list[float]()
+    now = asyncio.get_running_loop().time
+
+    class Slow:
+        async def shown_with(self, resource: str, ids: Sequence[str], within: float) -> Shown:
+            asked.append(within)
+            await asyncio.to_thread(time.sleep, 0.2)
+            return Shown(uids={acc(0): frozenset({"u1"})})
+
+        async def running_of(self, pod_uid: str, within: float) -> Running:
+            asked.append(within)
+            return Running()
+
+    began = now()
+    assert await check_last_holders(account, "acc", RESOURCE, [acc(0)], Slow()) == {}
+    first, second = asked
+    assert first == regrants.LOOK_S <= 2.0 and second <= first - 0.2 and now() - began >= 0.2
 
 
 async def test_a_refused_ledger_write_counts_no_unproven_hand_out(
     known: Attributions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with stage(devices=1) as node, lingering(node, known):
-        await node.box.cri.stop()
+    async with stage(devices=1) as node, lingering(node, known), no_runtime(node, monkeypatch):
 
         async def full(ledger: Ledger, picks: object) -> object:
             raise LedgerError("disk is full")

@@ -144,3 +144,17 @@ async def test_a_runtime_that_dies_and_comes_back_is_unavailable_only_meanwhile(
         await server.stop()
         assert isinstance(await client.view(), Unavailable)
     await client.close()
+
+
+async def test_a_runtime_is_expected_where_one_is_configured_was_found_or_has_a_socket(folder: Path) -> None:
+    path = folder / "r.sock"
+    assert CriClient([path], configured=True).expected
+    client, stranger = CriClient([path]), CriClient([path])
+    assert not client.expected and isinstance(await client.version(), Unavailable) and not client.expected
+    server = at(path, Runtime())
+    await server.serve()
+    assert stranger.expected, "a socket that nobody has asked yet"
+    assert not isinstance(await client.version(), Unavailable)
+    await server.stop()
+    assert not path.exists() and client.expected and not stranger.expected
+    await client.close()

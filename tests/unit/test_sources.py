@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from bridge.config.model import Daemon
-from bridge.daemon import sources as sources_module
 from bridge.daemon.own_pods import OwnPods
 from bridge.daemon.source_health import WITHOUT, SourceBook, SourceHealth
 from bridge.daemon.sources import Sources
@@ -192,4 +191,3 @@ async def test_h32_an_ended_pod_and_a_static_one() -> None:
     found = await pods.look({"uid-d"})
     assert found is not None and found.uids() == {"uid-mirror", "uid-static"}
     assert found.graces[("default", "done")] == 30.0
-    assert sources_module.GLANCE_S <= 2.0
