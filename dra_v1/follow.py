@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -19,6 +19,9 @@ from dra_v1.kube import ApiError, Gone, Json, KubeApi, NotFound, WatchEvent
 log = logging.getLogger(__name__)
 
 MAX_WAIT_S = 30.0
+
+STEADY_S = 5.0
+"""A watch that has stood for so long has mended the gap before it; one that breaks sooner is waited with longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ def _whole(body: Json) -> Json:
     return body
 
 
+async def _at_once() -> None:
+    """Nothing is to be waited for."""
+
+
 async def follow(
     api: KubeApi,
     path: str,
@@ -58,45 +65,60 @@ async def follow(
     max_wait_s: float = MAX_WAIT_S,
     keep: Callable[[Json], Json] = _whole,
     page: int = 0,
+    turn: Callable[[], Awaitable[None]] = _at_once,
 ) -> AsyncGenerator[Followed, None]:
     """Follow a collection until cancelled: `Listed` first and after every gap, `Changed` in between.
 
     `keep` makes of each object what is kept of it; its resource version is read before. `page` lists so many at
-    a time (0: all at once). Both spare memory where objects are big and few of their fields matter.
+    a time (0: all at once). Both spare memory where objects are big and few of their fields matter. `turn` is
+    awaited before each request. Gaps that follow each other are waited with, ever longer, whatever made them.
 
     Raises:
         NotFound: the server does not serve this path (any longer).
         Invalid: the server does not know a selector in `params`.
     """
     backoff = Backoff(max_s=max_wait_s)
+    now = asyncio.get_running_loop().time
     while True:
+        listed_at = float("inf")
         try:
-            async with aclosing(_once(api, path, params or {}, keep, page)) as stream:
+            async with aclosing(_once(api, path, params or {}, keep, page, turn)) as stream:
                 async for found in stream:
                     if isinstance(found, Listed):
+                        listed_at = now()
+                    else:
                         backoff.reset()
                     yield found
-        except Gone as error:
-            log.info("the watch fell behind; listing again", extra={"path": path, "error": str(error)})
         except NotFound:
             raise
         except ApiError as error:
             if error.status in (400, 422):
                 raise
+            if now() - listed_at >= STEADY_S:
+                backoff.reset()
             wait_s = max(backoff.next(), error.retry_after)
-            yield Lost(error, wait_s)
+            if isinstance(error, Gone):
+                log.info("the watch fell behind; listing again", extra={"path": path, "error": str(error)})
+            else:
+                yield Lost(error, wait_s)
             await asyncio.sleep(wait_s)
 
 
 async def _once(
-    api: KubeApi, path: str, params: Mapping[str, str], keep: Callable[[Json], Json], page: int
+    api: KubeApi,
+    path: str,
+    params: Mapping[str, str],
+    keep: Callable[[Json], Json],
+    page: int,
+    turn: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[Listed | Changed, None]:
     """One list and every watch that can go on from it; ends by an error only."""
-    items, version = await _list(api, path, params, keep, page)
+    items, version = await _list(api, path, params, keep, page, turn)
     yield Listed(items)
     while True:
         # Spread over the fleet: the watches of all nodes must not end in the same second.
         span = random.randint(240, 420)  # noqa: S311  not a secret
+        await turn()
         events = api.watch(path, params=params, resource_version=version, timeout_s=span)
         async with aclosing(events) as stream:
             async for event in stream:
@@ -106,12 +128,18 @@ async def _once(
 
 
 async def _list(
-    api: KubeApi, path: str, params: Mapping[str, str], keep: Callable[[Json], Json], page: int
+    api: KubeApi,
+    path: str,
+    params: Mapping[str, str],
+    keep: Callable[[Json], Json],
+    page: int,
+    turn: Callable[[], Awaitable[None]],
 ) -> tuple[tuple[Json, ...], str]:
     """What is kept of all objects, and the resource version to watch from: that of the list's beginning."""
     kept: list[Json] = []
     asked = {**params, "limit": str(page)} if page else dict(params)
     while True:
+        await turn()
         listing = await api.list(path, params=asked)
         kept += [keep(item) for item in listing.get("items") or ()]
         meta = listing.get("metadata") or {}

@@ -122,6 +122,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             config,
             settings.node_name,
             api,
+            budget,
             ledger,
             rosters,
             cdi,

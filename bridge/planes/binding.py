@@ -1,7 +1,8 @@
 """Whether a group's slices carry binding conditions, and why not: by configuration, rights and the cluster (Q3).
 
 A device that carries them is bound to no pod before we have spoken, so they are published only where we can speak;
-what stands in the way is told once.
+what stands in the way is told once. Rights may be given later, so they are asked for again; what the cluster itself
+lacks stands until the next start.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from dra_v1.backoff import Backoff
 from dra_v1.kube import ApiError, KubeApi
 
 log = logging.getLogger(__name__)
+
+AGAIN_S, LONGEST_S = 1.0, 600.0
+"""Rights that are lacking are asked for again after the first, then ever more seldom."""
 
 _FIRST_MINOR = 34
 """The release that brought binding conditions, behind a gate at first."""
@@ -57,25 +61,33 @@ class Binding:
         self.decided = asyncio.Event()
         self._group = group
         self._changed = changed
+        self._stopped = asyncio.Event()
+        self._pauses = Backoff(AGAIN_S, LONGEST_S, min(1.0, AGAIN_S))
+        self._lacks_cluster = False
         if not wished(group):
             self.decided.set()
 
     async def decide(self, api: KubeApi, budget: Budget) -> None:
-        """Find out whether the cluster and our rights allow it; asks again while the server does not say."""
-        if self.decided.is_set():
+        """Find out whether the cluster and our rights allow it, and again whenever they do not, until cancelled;
+        returns where only another cluster could change the answer."""
+        if not wished(self._group):
             return
-        backoff = Backoff(first_s=1.0, max_s=300.0)
-        while True:
+        while not self._lacks_cluster:
             try:
                 self._set(await self._obstacle(api, budget))
-                return
             except (ApiError, ValueError) as error:
-                self._set(f"it cannot be told whether this daemon may set conditions: {error}")
-            await asyncio.sleep(backoff.next())
+                if not self.trouble:
+                    self._set(f"it cannot be told whether this daemon may set conditions: {error}")
+            if self.active:
+                self._stopped.clear()
+                await self._stopped.wait()
+            if not self._lacks_cluster:
+                await asyncio.sleep(self._pauses.next())
 
     def dropped(self, fields: frozenset[str]) -> None:
         """The cluster does not keep some fields of devices (H25)."""
         if self.active and fields & FIELDS:
+            self._lacks_cluster = True
             self._set("this cluster does not keep binding conditions (gate DRADeviceBindingConditions)")
 
     def forbidden(self, error: ApiError) -> None:
@@ -83,33 +95,41 @@ class Binding:
         if self.active:
             self._set(f"this daemon may not set conditions: {error}")
 
+    def allowed(self) -> None:
+        """A condition was set: should that end, it is asked for again soon."""
+        self._pauses.reset()
+
     async def _obstacle(self, api: KubeApi, budget: Budget) -> str:
         """What stands in the way; empty if nothing does. Raises ApiError, ValueError."""
         await budget.take()
         minor = await minor_version(api)
         if minor < _FIRST_MINOR:
+            self._lacks_cluster = True
             return f"Kubernetes 1.{minor} has no binding conditions, 1.{_FIRST_MINOR} and newer have"
         rights = [Right("patch", _API_GROUP, "resourceclaims/status")]
         if minor >= _GRANULAR_MINOR:
             driver = self._group.driver_name
             rights.append(Right("associated-node:patch", _API_GROUP, "resourceclaims/driver", driver))
-        await budget.take()
+        for _ in rights:
+            await budget.take()
         lacking = await missing(api, *rights)
         if not lacking:
             return ""
         rules = "; ".join(map(str, lacking))
-        return f"RBAC lacks {rules}: grant it and start the daemon again"
+        return f"RBAC lacks {rules}: grant it, it is asked for again every few minutes"
 
     def _set(self, trouble: str) -> None:
         before, known = self.active, self.trouble
         self.active, self.trouble = not trouble, trouble
         self.decided.set()
+        if trouble:
+            self._stopped.set()
         if trouble and trouble != known:
             log.warning(
                 "no two-phase binding: a DRA pod that loses a race waits on this node",
                 extra={"group": self._group.name, "why": trouble},
             )
-        elif not trouble:
+        elif not trouble and not before:
             log.info("two-phase binding", extra={"group": self._group.name})
         if before != self.active:
             self._changed()

@@ -21,6 +21,8 @@ from bridge.planes.pursuit import Look, Pursuit, Watches
 from bridge.planes.reservations import Outcome, Part, Reservations, Tools
 from bridge.planes.words import Key, Place, PodRef, Pods, Sight, followed, has_ended, prune, read_pod
 from bridge.platform.pulse import Pulse
+from bridge.platform.rights import Right, missing
+from dra_v1.backoff import Backoff
 from dra_v1.follow import Changed, Followed, Listed, Lost, follow
 from dra_v1.kube import ApiError, Forbidden, Invalid, NotFound
 
@@ -32,13 +34,15 @@ SPREAD_S = 1.0
 PAGE = 32
 """Pods of one list request: a pod is some ten KiB, and only a line of it is kept."""
 
-FORBIDDEN_S = 600.0
-"""Between two tries of what we have no right to."""
+AGAIN_S, LONGEST_S = 10.0, 300.0
+"""What we have no right to, or the cluster does not know, is tried again after the first, then ever more seldom."""
 
 ORPHAN_S = 10.0
 """A claim whose last pod is gone is deallocated within a second or two; after so long it is told that it is not."""
 
 PODS = "/api/v1/pods"
+
+_RIGHTS = (Right("list", "", "pods"), Right("watch", "", "pods"))
 
 
 @dataclass(slots=True)
@@ -198,21 +202,35 @@ class EarlyWord:
 
     async def _follow(self, place: Place, selector: str) -> None:
         """Follow the pods that a selector names, for ever."""
+        api, turn = self._tools.resources.api, self._tools.budget.take
+        params = {"fieldSelector": selector}
+        pauses = Backoff(AGAIN_S, LONGEST_S, min(1.0, AGAIN_S))
         while True:
-            pause = 0.0
             try:
-                await self._tools.budget.take()
-                params = {"fieldSelector": selector}
-                stream = follow(self._tools.resources.api, PODS, params, keep=prune, page=PAGE)
+                stream = follow(api, PODS, params, keep=prune, page=PAGE, turn=turn)
                 async with aclosing(stream) as news:
                     async for found in news:
                         if isinstance(found, Lost) and isinstance(found.error, Forbidden):
-                            pause = self._lost(place, found.error)
+                            self._lost(place, found.error)
                             break
+                        if isinstance(found, Changed):
+                            pauses.reset()
                         self._take(place, found)
+                await self._allowed(pauses)
             except (NotFound, Invalid) as error:
-                pause = self._lost(place, error)
-            await asyncio.sleep(pause)
+                self._lost(place, error)
+                await asyncio.sleep(pauses.next())
+
+    async def _allowed(self, pauses: Backoff) -> None:
+        """Return when pods may be followed, as far as the API server says so: a list alone would show half of it."""
+        while True:
+            await asyncio.sleep(pauses.next())
+            await self._tools.budget.take()
+            try:
+                if not await missing(self._tools.resources.api, *_RIGHTS):
+                    return
+            except ApiError as error:
+                log.info("cannot ask for the right to follow pods", extra={"error": str(error)})
 
     def _take(self, place: Place, found: Followed) -> None:
         match found:
@@ -244,8 +262,8 @@ class EarlyWord:
             self._seen[key] = Seen(prepared[key], Sight.OURS, Outcome(), self._pods.uids(key))
         return known
 
-    def _lost(self, place: Place, error: ApiError) -> float:
-        """Note that a place cannot be followed now; seconds to wait where trying soon is no use."""
+    def _lost(self, place: Place, error: ApiError) -> None:
+        """Note that a place cannot be followed now."""
         said = str(error)
         if self._troubles.get(place, "") != said:
             log.warning(
@@ -254,7 +272,6 @@ class EarlyWord:
             )
         self._troubles[place] = said
         self._watching(f"{place.name.lower()} pods", False)
-        return FORBIDDEN_S
 
     def _back(self, place: Place) -> None:
         if self._troubles.pop(place, ""):

@@ -91,6 +91,7 @@ class Healing:
         drivers: driver name by group.
         pool: this node's pool.
         report: told what is done and why not.
+        budget: of requests that nobody waits for.
         clock: monotonic seconds.
 
     Attributes:
@@ -105,6 +106,7 @@ class Healing:
         drivers: Mapping[str, str],
         pool: str,
         report: Report,
+        budget: Budget,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -124,7 +126,8 @@ class Healing:
         self._dropped: set[str] = set()
         self._said: OrderedDict[tuple[str, str, str], told.ConflictStands] = OrderedDict()
         self._left: OrderedDict[tuple[str, str, str], tuple[str, float]] = OrderedDict()
-        self._budget = Budget(1 / REFILL_S, BURST, clock)
+        self._budget = budget
+        self._storms = Budget(1 / REFILL_S, BURST, clock)
         self._news = asyncio.Event()
         ledger.subscribe(lambda _: self._news.set())
 
@@ -208,7 +211,7 @@ class Healing:
 
     async def _see_to(self, loser: Loser) -> None:
         verdict = self._decide(loser)
-        if isinstance(verdict, Move) and (pause := self._budget.claim()):
+        if isinstance(verdict, Move) and (pause := self._storms.claim()):
             await asyncio.sleep(pause)
             verdict = self._decide(loser)
         match verdict:
@@ -300,6 +303,7 @@ class Healing:
         """Whether the claim is gone, or no longer allocated the device. Failure to ask means no."""
         assert self._resources is not None
         ref = ClaimRef(loser.asker.claim.namespace, loser.asker.claim.name, loser.asker.claim.uid)
+        await self._budget.take()
         try:
             body = await self._resources.find_claim(ref.namespace, ref.name)
         except (ApiError, NoResourceApi) as error:

@@ -22,6 +22,10 @@ from dra_v1.resource_api import NoResourceApi, ResourceApi
 log = logging.getLogger(__name__)
 
 WATCHES = 32
+
+AGAIN_S, AGAIN_LONGEST_S = 10.0, 300.0
+"""Watches that are forbidden are tried again after the first, then ever more seldom."""
+
 LONGEST_S = 60.0
 GRACE_S = 5.0
 """A bound pod's claim is prepared within so long as a rule: until then no watch is begun for it."""
@@ -55,11 +59,15 @@ class Watches:
         self.open = 0
         self.trouble = ""
         self._resources, self._budget = resources, budget
+        self._refusals = Backoff(AGAIN_S, AGAIN_LONGEST_S, min(1.0, AGAIN_S))
+        self._again_at = 0.0
 
     @property
     def free(self) -> bool:
-        """Whether one more may be begun."""
-        return not self.trouble and self.open < WATCHES
+        """Whether one more may be begun; while they are forbidden, one now and then, to see whether they still are."""
+        if self.trouble:
+            return not self.open and asyncio.get_running_loop().time() >= self._again_at
+        return self.open < WATCHES
 
     async def feed(self, key: Key, heard: Callable[[Json | None], None], silent: Callable[[], None]) -> None:
         """Tell how a claim is now, and of each change, until cancelled or watches turn out to be forbidden.
@@ -71,6 +79,7 @@ class Watches:
             try:
                 await self._feed(key, heard, silent)
                 backoff.reset()
+                self._back()
             except (Forbidden, NotFound) as error:
                 self._forbid(error)
                 return
@@ -91,6 +100,7 @@ class Watches:
                     if event.type == "BOOKMARK":
                         continue
                     timer.cancel()
+                    self._back()
                     gone = event.type == "DELETED"
                     heard(None if gone else await self._resources.claim_event(event.object))
         finally:
@@ -100,6 +110,14 @@ class Watches:
         if not self.trouble:
             log.warning("no watches on claims, they are asked for instead", extra={"error": str(error)})
         self.trouble = str(error)
+        self._again_at = asyncio.get_running_loop().time() + self._refusals.next()
+
+    def _back(self) -> None:
+        """A watch stood: whatever was wrong with them is over."""
+        if self.trouble:
+            log.info("claims are watched again")
+        self.trouble = ""
+        self._refusals.reset()
 
 
 class Pursuit:

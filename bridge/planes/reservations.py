@@ -213,6 +213,7 @@ class Reservations:
                 part.binding.forbidden(error)
             self._tools.report.tell(told.ConditionSet(part.name, holder, "failed", str(error)))
             return False
+        part.binding.allowed()
         outcome = "held-elsewhere" if verdict.refusal else "reserved"
         self._tools.report.tell(told.ConditionSet(part.name, holder, outcome, verdict.refusal))
         return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from bridge.daemon import run
 from bridge.planes import healing
+from bridge.platform.budget import Budget
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.stage import ACC, DRIVER, NX, NX_DRIVER, NX_RESOURCE, RESOURCE, Node, acc, stage
@@ -61,6 +64,25 @@ async def stands(node: Node, name: str) -> str:
     assert pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]
     assert not node.log.of("healing") and not node.box.observe.of("Evicted")
     return text
+
+
+async def test_what_healing_asks_is_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Counted(Budget):
+        async def take(self) -> None:
+            task = asyncio.current_task()
+            asked.append(task.get_name() if task is not None else "")
+            await super().take()
+
+    monkeypatch.setattr(run, "Budget", Counted)
+    async with stage(UNBOUND, devices=1) as node:
+        node.box.create_template("t", make.request("acc"))
+        await node.offers(acc(0))
+        await node.box.wait_allocatable(RESOURCE, 1)
+        await lose(node, "loser", templates={"dev": "t"})
+        await node.log.wait("healed")
+    assert any(name.startswith("healing of claim default/loser") for name in asked)
 
 
 async def test_h43_a_claim_that_lost_a_race_is_moved_and_the_taint_is_taken_back() -> None:

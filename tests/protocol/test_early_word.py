@@ -179,7 +179,11 @@ async def test_a_reservation_outlives_a_restart_and_ends_with_its_claim() -> Non
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
-async def test_without_the_right_to_follow_pods_claims_are_decided_on_at_prepare(verb: str) -> None:
+async def test_without_the_right_to_follow_pods_claims_are_decided_on_at_prepare_until_it_is_given(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_word, "AGAIN_S", 0.01)
+    monkeypatch.setattr(early_word, "LONGEST_S", 0.05)
     async with stage(UNBOUND, start=False) as node:
         node.box.api.forbid(verb, "pods")
         await node.box.observe.wait("KubeletSynced")
@@ -192,6 +196,13 @@ async def test_without_the_right_to_follow_pods_claims_are_decided_on_at_prepare
         )
         node.box.create_claim("c", make.request("acc"))
         assert await node.run_pod("p", claims={"dev": "c"}) == ["/dev/crypto/acc0"]
+        said = node.log.of("no early word of pods, devices are decided on when the kubelet asks")
+        assert len(said) == 1, "own pods alone are followed, and their lack is told once"
+        node.box.api.allow(verb, "pods")
+        await node.log.wait("early word of pods is back")
+        node.claim_on("d", acc(1))
+        stuck_pod(node, "q", "d")
+        assert (await node.log.wait("reserved"))["holder"] == "claim default/d"
 
 
 async def test_pods_are_listed_by_pages(monkeypatch: pytest.MonkeyPatch) -> None:

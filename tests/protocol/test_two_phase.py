@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.ledger.holds import Phase
+from bridge.planes import binding, pursuit
 from bridge.sandbox import make
 from bridge.sandbox.cluster.resources import PROFILES
 from tests.protocol.claims import (
@@ -132,7 +133,11 @@ async def test_q3_what_was_not_answered_before_a_restart_is_answered_after_it() 
         await node.box.until(lambda: carries_conditions(node), "devices that wait for us again")
 
 
-async def test_q3_while_watches_on_claims_are_forbidden_they_are_asked_for() -> None:
+async def test_q3_while_watches_on_claims_are_forbidden_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pursuit, "AGAIN_S", 0.01)
+    monkeypatch.setattr(pursuit, "AGAIN_LONGEST_S", 0.01)
     async with stage(start=False) as node:
         node.box.api.forbid(*CLAIM_WATCHES)
         await node.box.observe.wait("KubeletSynced")
@@ -141,6 +146,10 @@ async def test_q3_while_watches_on_claims_are_forbidden_they_are_asked_for() -> 
         node.box.create_claim("c", make.request("acc"))
         assert await node.run_pod("p", claims={"dev": "c"}) == ["/dev/crypto/acc0"]
         assert len(node.log.of("no watches on claims, they are asked for instead")) == 1
+        node.box.api.allow(*CLAIM_WATCHES)
+        node.box.create_claim("d", make.request("acc"))
+        assert await node.run_pod("q", claims={"dev": "d"}) == ["/dev/crypto/acc1"]
+        await node.log.wait("claims are watched again")
 
 
 @pytest.mark.parametrize(("verb", "what"), [PATCHES, ("associated-node:patch", "resourceclaims/driver")])
@@ -157,6 +166,23 @@ async def test_q3_without_the_rights_no_device_waits_for_us_and_the_missing_rule
         assert not carries_conditions(node)
         node.box.create_claim("c", make.request("acc"))
         assert await node.run_pod("p", claims={"dev": "c"}) == ["/dev/crypto/acc0"]
+
+
+async def test_q3_a_right_that_is_taken_and_given_ends_and_begins_binding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(binding, "AGAIN_S", 0.01)
+    monkeypatch.setattr(binding, "LONGEST_S", 0.1)
+    async with stage() as node:
+        await node.box.until(lambda: carries_conditions(node), "devices that wait for us")
+        node.box.api.forbid(*PATCHES)
+        node.box.create_claim("c", make.request("acc"))
+        node.box.create_pod(make.pod("p", claims={"dev": "c"}))
+        await node.box.until(lambda: not carries_conditions(node), "devices that wait for nobody")
+        node.box.api.allow(*PATCHES)
+        await node.box.until(lambda: carries_conditions(node), "devices that wait for us again")
+        await node.box.wait_phase("p", "Running")
+        assert conditions(node, "c") == {acc(0): {f"{DRIVER}/reserved"}}
 
 
 async def test_h25_a_cluster_that_does_not_keep_the_conditions_is_noticed_and_told_once(

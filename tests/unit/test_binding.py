@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,18 +36,24 @@ class Server:
         self.asked: list[str] = []
         self.patched: list[tuple[str, dict[str, str], str, dict[str, Any]]] = []
         self.failures = 0
-        self._minor, self._lacks, self._version = minor, lacks, version
+        self.answered = asyncio.Event()
+        self.lacks = set(lacks)
+        self._minor, self._version = minor, version
 
     @asynccontextmanager
     async def api(self) -> AsyncIterator[KubeApi]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
+        app.on_response_prepare.append(self._tell)
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         async with KubeApi(f"http://127.0.0.1:{runner.addresses[0][1]}") as api:
             yield api
         await runner.cleanup()
+
+    async def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        asyncio.get_running_loop().call_later(0.01, self.answered.set)
 
     async def _answer(self, request: web.Request) -> web.Response:
         if self.failures:
@@ -63,20 +70,38 @@ class Server:
         asked = (await request.json())["spec"]["resourceAttributes"]
         what = f"{asked['verb']} {asked['resource']}/{asked['subresource']} {asked.get('name', '')}".strip()
         self.asked.append(what)
-        return web.json_response({"status": {"allowed": what not in self._lacks}}, status=201)
+        return web.json_response({"status": {"allowed": what not in self.lacks}}, status=201)
 
 
 STATUS = "patch resourceclaims/status"
 DRIVER = "associated-node:patch resourceclaims/driver acc.device-bridge.io"
 
 
-async def decided(server: Server) -> tuple[Binding, list[bool]]:
-    """A binding after it was decided, and what it told of its changes."""
+@asynccontextmanager
+async def deciding(server: Server, budget: Budget | None = None) -> AsyncIterator[tuple[Binding, list[bool]]]:
+    """A binding that is decided, again and again, and what it told of its changes."""
     changes: list[bool] = []
     made = Binding(group(), lambda: changes.append(made.active))
     async with server.api() as api:
-        await made.decide(api, Budget())
-    return made, changes
+        task = asyncio.create_task(made.decide(api, budget or Budget()))
+        async with asyncio.timeout(20):
+            await made.decided.wait()
+            yield made, changes
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def decided(server: Server) -> tuple[Binding, list[bool]]:
+    """A binding after it was first decided, and what it told of its changes."""
+    async with deciding(server) as found:
+        return found
+
+
+async def until(server: Server, holds: Callable[[], bool]) -> None:
+    """Wait for something that comes of requests; looked at after each."""
+    while not holds():
+        server.answered.clear()
+        await server.answered.wait()
 
 
 @pytest.mark.parametrize(
@@ -114,16 +139,60 @@ async def test_a_missing_right_is_named(lacks: str) -> None:
 async def test_a_server_that_cannot_say_is_asked_again_and_nothing_waits_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planes_binding, "Backoff", lambda **limits: _Soon())
+    monkeypatch.setattr(planes_binding, "AGAIN_S", 0.001)
     server = Server()
     server.failures = 2
-    made, changes = await decided(server)
-    assert made.active and made.trouble == "" and changes == [True]
+    async with deciding(server) as (made, changes):
+        assert not made.active and "cannot be told" in made.trouble
+        await until(server, lambda: made.active)
+        assert made.trouble == "" and changes == [True]
 
 
-class _Soon:
-    def next(self) -> float:
-        return 0.001
+async def test_a_right_that_is_given_later_is_found_and_its_lack_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(planes_binding, "AGAIN_S", 0.001)
+    server, budget = Server(lacks=[STATUS]), Budget()
+    with caplog.at_level(logging.INFO, "bridge.planes.binding"):
+        async with deciding(server, budget) as (made, changes):
+            await until(server, lambda: len(server.asked) >= 6)
+            assert not made.active and changes == []
+            server.lacks.clear()
+            await until(server, lambda: made.active)
+    assert changes == [True] and made.trouble == ""
+    assert budget.taken >= len(server.asked), "each question is within the budget"
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_condition_that_is_forbidden_ends_it_until_the_right_is_there_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planes_binding, "AGAIN_S", 0.001)
+    server = Server()
+    async with deciding(server) as (made, changes):
+        assert made.active
+        server.lacks.add(STATUS)
+        made.forbidden(Forbidden(403, "Forbidden", "no", "patch", "/x"))
+        assert not made.active
+        asked = len(server.asked)
+        await until(server, lambda: len(server.asked) > asked)
+        assert not made.active
+        server.lacks.clear()
+        await until(server, lambda: made.active)
+        assert changes == [True, False, True]
+
+
+async def test_h25_what_the_cluster_lacks_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes_binding, "AGAIN_S", 0.001)
+    server = Server()
+    changes: list[bool] = []
+    made = Binding(group(), lambda: changes.append(made.active))
+    async with server.api() as api, asyncio.timeout(20):
+        task = asyncio.create_task(made.decide(api, Budget()))
+        await made.decided.wait()
+        made.dropped(FIELDS)
+        await task
+    assert not made.active and changes == [True, False]
 
 
 async def test_h25_what_the_cluster_drops_or_forbids_ends_it_once() -> None:

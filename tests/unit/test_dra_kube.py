@@ -193,6 +193,45 @@ async def test_h34_following_lists_again_after_every_gap(fake: FakeApi) -> None:
         assert [item["metadata"]["name"] for item in again.items] == ["a", "b"]
 
 
+async def test_h34_a_watch_that_is_gone_again_and_again_is_listed_ever_more_seldom(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    class Pauses:
+        def __init__(self, **limits: float) -> None:
+            self._failures = 0
+
+        def next(self) -> float:
+            self._failures += 1
+            waits.append(self._failures)
+            return 0.0
+
+        def reset(self) -> None:
+            self._failures = 0
+
+    monkeypatch.setattr("dra_v1.follow.Backoff", Pauses)
+    turns: list[int] = []
+
+    async def turn() -> None:
+        turns.append(len(fake.requests))
+
+    fake.watch_answers += ["410"] * 4
+    async with KubeApi(fake.url) as api, aclosing(follow(api, SLICES, OURS, turn=turn)) as stream:
+        for _ in range(5):
+            assert isinstance(await anext(stream), Listed)
+        assert waits == [1, 2, 3, 4], "a list mends nothing where the watch from it is gone at once"
+        assert turns == list(range(9)), "each request waits for its turn"
+        change = asyncio.ensure_future(anext(stream))
+        await fake.until(lambda: fake.watchers == 1)
+        fake.store(a_slice("a"), "ADDED")
+        assert isinstance(await change, Changed)
+        fake.watch_answers.append("410")
+        fake.end_watches()
+        assert isinstance(await anext(stream), Listed)
+        assert waits == [1, 2, 3, 4, 1], "a watch that tells something stands"
+
+
 async def test_following_tells_an_outage_and_comes_back(fake: FakeApi) -> None:
     answers: list[tuple[int, str, str]] = [(500, "InternalError", "etcd"), (403, "Forbidden", "no")]
     fake.fail = lambda method, path: answers.pop(0) if answers else None

@@ -278,6 +278,14 @@ def test_h9_nothing_is_shown_that_only_contested_holds_have(world: World, data: 
     assert [o for o in named if o.device.shareable] == [o for o in shown_named if o.device.shareable]
 
 
+def test_h9_only_the_contested_hold_withdraws_its_device() -> None:
+    one, two, free = device("acc0"), device("acc1"), device("acc2")
+    kept = account([hold(1, DRA, one), hold(2, DRA, two)])
+    there = roster(group(), inventory(one, two, free), kept)
+    view = dra_view(there, kept, consumable=True, contested=frozenset({1}))
+    assert [offer.name for offer in view] == ["acc1", "acc2"]
+
+
 def test_of_a_contested_device_no_claim_may_ask_for_more_than_is_free() -> None:
     nx = device("nx", shares=4)
     kept = account([hold(1, DRA, nx, "share", units=2)])
