@@ -110,6 +110,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             _drivers(config),
             settings.node_name,
             report,
+            budget,
         )
         stack.push_async_callback(healing.stop)
         early = _early_word(
@@ -122,7 +123,6 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             config,
             settings.node_name,
             api,
-            budget,
             ledger,
             rosters,
             cdi,
