@@ -61,6 +61,7 @@ class DevicePluginServer:
         registry_dir: Path = PLUGINS_REGISTRY,
         socket_dir: Path | None = None,
         on_status: Callable[[RegistrationStatus], None] | None = None,
+        on_read: Callable[[bool], None] | None = None,
     ) -> None:
         """Put the parts together, inside a running event loop; nothing happens before `start`.
 
@@ -73,6 +74,8 @@ class DevicePluginServer:
             socket_dir: where the endpoint is (watcher); made if missing. Default: a folder of the resource's name
                 below the kubelet's plugins.
             on_status: called with every new registration status, from the event loop.
+            on_read: told whether the kubelet reads the device list, at each change: it stops when it ends, and when
+                it was given another plugin under the name.
 
         Raises:
             ResourceNameError: the kubelet would refuse the name.
@@ -82,7 +85,7 @@ class DevicePluginServer:
         stem = file_stem(resource_name)
         self.resource_name = resource_name
         self._plugin = plugin
-        self._service = DevicePluginService(plugin, resource_name)
+        self._service = DevicePluginService(plugin, resource_name, on_read)
         self._own_folder = registration == "watcher"
         folder = (socket_dir or SOCKET_DIR / stem) if self._own_folder else plugins_dir
         self.socket_path = fitting_path(folder, stem)

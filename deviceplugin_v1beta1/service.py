@@ -48,12 +48,17 @@ class _Shown:
 class DevicePluginService(pb_grpc.DevicePluginServicer):
     """One plugin's side of the API.
 
+    `on_read` is told whether the kubelet reads the list, at each change until the end.
+
     Attributes:
         open_streams: how many ListAndWatch streams the kubelet holds open.
     """
 
-    def __init__(self, plugin: DevicePlugin, resource_name: str) -> None:
+    def __init__(
+        self, plugin: DevicePlugin, resource_name: str, on_read: Callable[[bool], None] | None = None
+    ) -> None:
         self.open_streams = 0
+        self._on_read = on_read
         self._plugin = plugin
         self._resource_name = resource_name
         self._preferring = plugin if isinstance(plugin, Preferring) else None
@@ -119,8 +124,10 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
         return None
 
     def _count_stream(self, change: int) -> None:
-        self.open_streams += change
+        before, self.open_streams = self.open_streams, self.open_streams + change
         self._streams_changed.set()
+        if self._on_read is not None and not self._closed and bool(before) is not bool(self.open_streams):
+            self._on_read(bool(self.open_streams))
 
     async def GetDevicePluginOptions(
         self,

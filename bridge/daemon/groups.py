@@ -41,7 +41,7 @@ FOREIGN_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all groups share."""
+    """What all groups share; `on_read` is told of each whether the kubelet reads its device list."""
 
     config: Config
     node_name: str
@@ -59,6 +59,7 @@ class Context:
     rebuilt: asyncio.Event
     budget: Budget
     early: EarlyWord | None
+    on_read: Callable[[str, bool], None]
 
 
 class GroupRunner:
@@ -121,6 +122,7 @@ class GroupRunner:
             registry_dir=root / "plugins_registry",
             socket_dir=context.config.daemon.state_dir,
             on_status=lambda status: gauge.set(bool(status.registered)),
+            on_read=lambda yes: context.on_read(group.name, yes),
         )
         await stack.enter_async_context(server)
         self._listed = lambda: server.sent(plane.shown)

@@ -2,7 +2,7 @@
 
 Whoever registers through the kubelet's plugin folder says its name to anybody who asks. Each socket there is asked
 once; at rest nothing is. A rival of the older route, kubelet.sock, says its name to the kubelet alone: what it hands
-out shows in the evidence (`bridge.ledger.doubts`).
+out shows in the kubelet's checkpoint (`bridge.daemon.past_ledger`) and is taken up (`bridge.ledger.doubts`).
 """
 
 from __future__ import annotations
@@ -63,18 +63,25 @@ class Rivals:
             self._roles["DevicePlugin", g.resource_name] = Mine(
                 g.name, f"device plugin {g.resource_name}", daemon.state_dir
             )
+        self._watch: FolderWatch | None = None
         self._asked: dict[Path, tuple[FileIdentity, str, str]] = {}
         self.found: Mapping[str, str] = {}
 
     async def follow(self) -> None:
         """Look at each change of the folder, until cancelled."""
-        watch = FolderWatch(self._registry)
+        self._watch = watch = FolderWatch(self._registry)
         try:
             while True:
                 await self.look()
                 await watch.wait(RECHECK_SECONDS)
         finally:
+            self._watch = None
             watch.close()
+
+    def wake(self) -> None:
+        """Look soon: something else than the folder says that there may be one."""
+        if self._watch is not None:
+            self._watch.nudge()
 
     async def look(self) -> None:
         """Ask what is new."""

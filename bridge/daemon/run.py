@@ -30,6 +30,7 @@ from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
 from bridge.daemon.orphans import Orphans
+from bridge.daemon.past_ledger import PastLedger
 from bridge.daemon.probes import Probes
 from bridge.daemon.rivals import Rivals
 from bridge.daemon.serving import Serving
@@ -136,6 +137,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             rebuilt,
             budget,
             early,
+            partial(_list_read, reconciler, rivals),
         )
         controls = Controls(
             config, ledger, rosters, reconciler, sources, healing, report, checks, roots, rivals, early
@@ -169,6 +171,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
             "rivals": rivals.follow(),
+            "past the ledger": PastLedger(config, ledger, reconciler.wake).follow(),
             "heartbeat": checks.beat(),
             "counts": counting.run(),
             "events": events.run(),
@@ -189,6 +192,11 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             work["orphans"] = orphans.run()
         await until(stop, work)
         log.info("stopping", extra={"holds": len(ledger.account)})
+
+
+def _list_read(reconciler: Reconciler, rivals: Rivals, group: str, yes: bool) -> None:
+    reconciler.list_read(group, yes)
+    rivals.wake()
 
 
 def _rival(rivals: Rivals, group: str) -> str:

@@ -2,7 +2,7 @@
 
 Looks at the sources, names the pods of new holds, takes up what the ledger lacks, and ends what is proven gone;
 the verdicts are `evidence`'s. Looks often while something is undecided, seldom while nothing is, and not at all
-while this plane holds nothing.
+while this plane holds nothing and the kubelet reads our lists.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Reconciler:
         self._first_seen: dict[int, float] = {}
         self._evidence: dict[int, str] = {}
         self._looked_whole = False
+        self._again = False
+        self._unread: set[str] = set()
         self._wake = asyncio.Event()
         self._often_until = 0.0
         ledger.subscribe(lambda _: self._wake.set())
@@ -112,20 +114,27 @@ class Reconciler:
         self._wake.set()
 
     def wake(self) -> None:
-        """Look soon: something has changed that no hold tells of."""
-        self._looked_whole = False
+        """Look soon: something has changed that no hold tells of, and that a look under way may not show."""
+        self._looked_whole, self._again = False, True
         self._wake.set()
+
+    def list_read(self, group: str, yes: bool) -> None:
+        """The kubelet reads a group's device list, or reads it no longer: it ended, or it was given another plugin
+        under our name, which may hand out what is ours (H19). Looks go on until it reads ours again."""
+        (self._unread.discard if yes else self._unread.add)(group)
+        self.wake()
 
     async def run(self) -> None:
         """Look, decide, wait, until cancelled."""
         while True:
-            if not self._holds() and self._looked_whole and not self._doubts.stand:
+            if not self._holds() and self._looked_whole and not self._doubts.stand and not self._unread:
                 self._wake.clear()
                 await self._wake.wait()
                 await asyncio.sleep(SOON_S)
             # What is handed out during the look may be under an ID that the look shows with its last pod.
-            before = self._holds()
+            before, self._again = self._holds(), False
             await self.act_on(await self._look(), before)
+            self._looked_whole = self._looked_whole and not self._again
             await self._pause()
 
     async def act_on(self, sighting: Sighting, holds: tuple[Hold, ...]) -> None:

@@ -15,7 +15,10 @@ import typer
 from bridge.cli import client
 from bridge.daemon.checks import Checks
 from bridge.daemon.rivals import Rivals
-from bridge.ledger.holds import Plane
+from bridge.daemon.sources import STABLE_S
+from bridge.ledger.evidence import Sighting
+from bridge.ledger.holds import Hold, Plane
+from bridge.ledger.reconcile import Reconciler
 from bridge.sandbox import make
 from bridge.sandbox.daemon import DaemonProcess
 from bridge.sandbox.kubelet.context import Timings
@@ -24,7 +27,7 @@ from deviceplugin_v1beta1.api import deviceplugin_pb2 as dp
 from dra_v1.registration import WatcherRegistration
 from tests.protocol.attributions import Attributions, known
 from tests.protocol.raw_plugins import RawDevicePlugin
-from tests.protocol.stage import DRIVER, RESOURCE, Node, acc, stage
+from tests.protocol.stage import DRIVER, RESOURCE, Clock, Node, acc, stage
 
 __all__ = ["known"]
 
@@ -233,6 +236,82 @@ async def test_h19_what_a_plugin_of_the_older_route_hands_out_past_us_is_held_ag
             assert "held by pod default/p" in (await node.prepare(claim))[uid(claim)].error
         finally:
             await rival.stop()
+
+
+class Rest:
+    """Tells when a daemon that holds nothing has stopped to look, and when it looks again.
+
+    Attributes:
+        whole: set at each look that leaves nothing open.
+        looked: set at each look.
+        rivals: set at each look for rivals.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.whole, self.looked, self.rivals = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._clock = Clock()
+        monkeypatch.setattr("bridge.daemon.sources.time", self._clock)
+        act_on, look = Reconciler.act_on, Rivals.look
+
+        async def acted(reconciler: Reconciler, sighting: Sighting, holds: tuple[Hold, ...]) -> None:
+            await act_on(reconciler, sighting, holds)
+            self.looked.set()
+            if sighting.kubelet_stable:
+                self.whole.set()
+
+        async def looked(rivals: Rivals) -> None:
+            await look(rivals)
+            self.rivals.set()
+
+        monkeypatch.setattr(Reconciler, "act_on", acted)
+        monkeypatch.setattr(Rivals, "look", looked)
+
+    async def begun(self) -> None:
+        """The kubelet has been up for long; wait for the last look."""
+        self._clock.skip(STABLE_S + 1)
+        async with asyncio.timeout(20):
+            await self.whole.wait()
+        self.looked.clear()
+        self.rivals.clear()
+
+
+@pytest.fixture
+async def rest(brief: None, monkeypatch: pytest.MonkeyPatch) -> Rest:
+    return Rest(monkeypatch)
+
+
+async def test_h19_what_a_plugin_of_the_older_route_hands_out_shows_though_this_plane_holds_nothing(
+    rest: Rest,
+) -> None:
+    """A kubelet tells nobody that it gave his name to another; it writes down what it hands out."""
+    async with stage(devices=1) as node:
+        await rest.begun()
+        rival = RawDevicePlugin(node.box.paths, RESOURCE, [acc(0)], name="rival")
+        rival.answer = lambda ids: dp.ContainerAllocateResponse()
+        await rival.serve()
+        try:
+            await rival.register()
+            node.box.create_pod(make.pod("p", limits={RESOURCE: 1}))
+            await node.box.wait_phase("p", "Running")
+            assert rival.allocated == [[acc(0)]]
+            told = await node.log.wait("took up a hold that the ledger lacked")
+            assert told["device"] == acc(0)
+            claim = node.claim_on("c", acc(0))
+            assert "held by pod default/p" in (await node.prepare(claim))[uid(claim)].error
+        finally:
+            await rival.stop()
+
+
+async def test_h19_a_daemon_whose_list_the_kubelet_stops_to_read_looks_around(rest: Rest) -> None:
+    async with stage(devices=1) as node:
+        await rest.begun()
+        await node.box.kubelet.kill()
+        async with asyncio.timeout(20):
+            await rest.rivals.wait()
+            for _ in range(3):
+                rest.looked.clear()
+                await rest.looked.wait()
+        await node.box.kubelet.start()
 
 
 async def test_h18_ids_of_a_driver_before_us_that_pods_still_hold_close_the_group_until_they_end(
