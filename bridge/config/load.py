@@ -114,6 +114,7 @@ class _Group:
     partition: _Split | None = None
     binding: Annotated[Binding, Check(_binding, first=True)] = Binding.AUTO
     registration: Registration = Registration.WATCHER
+    keep_resource_name: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -220,6 +221,7 @@ def _group(written: _Group, mode: Mode, options: object) -> Group:
         binding=written.binding,
         registration=written.registration,
         options=options,
+        keep_resource_name=written.keep_resource_name,
     )
 
 

@@ -108,6 +108,9 @@ class Group:
         driver_name: driver of the DRA plane.
         partition: set exactly when `sharing` is `partition`.
         options: of the kind's options type.
+        keep_resource_name: whether the group's DeviceClass, named as its driver, carries `resource_name` as
+            `extendedResourceName` (KEP-5004), so that pods which ask for it are served by DRA once the device plugin
+            has closed.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Group:
     binding: Binding
     registration: Registration
     options: object
+    keep_resource_name: bool = False
 
     def dump(self) -> dict[str, object]:
         """As in the file, defaults filled in."""
@@ -134,6 +138,7 @@ class Group:
             **split,
             "binding": self.binding.value,
             "registration": self.registration.value,
+            "keepResourceName": self.keep_resource_name,
             "options": plain(self.options),
         }
 

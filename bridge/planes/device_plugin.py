@@ -156,7 +156,7 @@ def pick_id(roster: Roster, account: Account, device_id: str) -> Pick:
     if held is None and device_id not in roster.device_plugin_shares:
         raise Unavailable(
             f"{device_id} is not offered through the device plugin API: group {roster.group.name} is in mode "
-            f"{roster.group.mode}, and its configuration gives this device to DRA"
+            f"{roster.group.mode}, or on its way there, and this device is DRA's"
         )
     return pick
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from bridge.config import Mode
 from bridge.devices.model import Device
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Hold, Phase, Plane, PodHolder, Quarantine, clock
@@ -166,14 +165,17 @@ class _Reason:
     bars: bool = True
 
 
+_OTHER_MODE = "change the mode: label of the Node, or of the group in the configuration; see `bridge mode`"
+
+
 def _configured(plane: Plane, device: Device, roster: Roster) -> Iterator[_Reason]:
     group = roster.group
-    closed = Mode.DRA if plane is Plane.DEVICE_PLUGIN else Mode.DEVICE_PLUGIN
+    offered = roster.device_plugin_offered if plane is Plane.DEVICE_PLUGIN else roster.dra_offered
     shares = roster.device_plugin_shares if plane is Plane.DEVICE_PLUGIN else roster.dra_shares
-    if group.mode is closed:
-        yield _Reason(
-            f"group {group.name} is in mode {group.mode}", "change the mode of the group in the configuration"
-        )
+    if not offered and plane is Plane.DEVICE_PLUGIN and roster.offering.listed:
+        yield _Reason(f"group {group.name} is on its way to mode dra", _OTHER_MODE)
+    elif not offered:
+        yield _Reason(f"group {group.name} is in mode {group.mode}", _OTHER_MODE)
     elif not shares.intersection(device.share_names()):
         yield _Reason(
             f"the partition of group {group.name} gives it to the other plane",

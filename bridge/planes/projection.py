@@ -82,7 +82,8 @@ def device_plugin_view(
 
     An ID whose device DRA holds stays listed as unhealthy: the kubelet forgets what is not listed and would fail
     pods that once had it (kubelet-contract A.3). An ID that this plane holds stays healthy while its device
-    physically is, for allocatable counts healthy devices in use too. `memory`: of the view before.
+    physically is, for allocatable counts healthy devices in use too; so for a name that DRA takes over it does not
+    (design 2, modes). `memory`: of the view before.
     """
     memory = memory or Memory()
     held: dict[str, tuple[str, ...]] = defaultdict(tuple)
@@ -101,7 +102,8 @@ def _ids(roster: Roster, account: Account, device: Device, held: tuple[str, ...]
     # Of an unplugged device that was never seen by this process, only what is out under its name is known.
     known = device.present or device.edits != ContainerEdits()
     shares = device.share_names() if known else ()
-    listed = [s for s in shares if s in roster.device_plugin_shares or s in held]
+    everything = roster.offering.listed and not roster.device_plugin_offered  # nothing of it is healthy
+    listed = [s for s in shares if everything or s in roster.device_plugin_shares or s in held]
     listed += [share for share in held if share not in shares]
     healthy = _healthy_ids(roster, account, device, listed, held)
     return tuple(IdOffer(share, share in healthy, device.numa_node) for share in listed)
@@ -112,7 +114,7 @@ def _healthy_ids(
 ) -> frozenset[str]:
     if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
         return frozenset()
-    mine = [share for share in listed if share in held]
+    mine = [] if roster.offering.hides_held else [share for share in listed if share in held]
     offered = [share for share in listed if share not in held and share in roster.device_plugin_shares]
     room = free_units(roster, account, device)
     # From the end: DRA takes from the beginning (Q2).
@@ -206,14 +208,15 @@ def _with_moving(
 def _dra_units(roster: Roster, account: Account, device: Device, used: int) -> int:
     """How many shares DRA has or may have: what it holds, and what is free within its quota."""
     if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
-        return used if roster.dra_shares else 0
+        return used
     quota = sum(1 for share in device.share_names() if share in roster.dra_shares)
-    return min(quota, used + free_units(roster, account, device))
+    # What DRA holds stays, though the plane is closing or the share was given to the other plane.
+    return min(max(quota, used), used + free_units(roster, account, device))
 
 
 def _named_shares(roster: Roster, device: Device, held: tuple[str, ...], amount: int) -> list[SliceOffer]:
     """Shares as devices of their own: the held ones, then free ones from the beginning (Q2)."""
-    ours = [share for share in device.share_names() if share in roster.dra_shares]
+    ours = [share for share in device.share_names() if share in roster.dra_shares or share in held]
     room = amount - sum(1 for share in ours if share in held)
     shown: list[SliceOffer] = []
     for share in ours:

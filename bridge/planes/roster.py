@@ -13,6 +13,7 @@ from bridge.config import Group, Mode, Sharing
 from bridge.devices.model import ContainerEdits, Device, Health, Inventory, natural_key
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Pick, Plane, Use
+from bridge.planes.modes import Offering
 
 
 class Unavailable(Exception):
@@ -24,12 +25,13 @@ class Roster:
     """One group's devices.
 
     Attributes:
-        group: its configuration.
+        group: its configuration, with the mode that it is nearest to now.
+        offering: what its planes show now.
         devices: in natural order of name; unplugged ones that are held stand among them (H38).
         capacities: capacity of each part they use.
         by_name: device by name, and by the name of each of its shares.
-        device_plugin_shares: shares that the configuration gives to the device plugin plane.
-        dra_shares: shares that it gives to DRA; in `dual` with `shared` the two are the same.
+        device_plugin_shares: shares that mode and configuration give to the device plugin plane.
+        dra_shares: shares that they give to DRA; in `dual` with `shared` the two are the same.
         remembers: whether some stand among them as they were, for the sake of their holders.
     """
 
@@ -39,13 +41,24 @@ class Roster:
     by_name: Mapping[str, Device] = field(repr=False)
     device_plugin_shares: frozenset[str] = field(repr=False)
     dra_shares: frozenset[str] = field(repr=False)
+    offering: Offering
     remembers: bool = False
 
     @classmethod
     def build(
-        cls, group: Group, inventory: Inventory, account: Account, before: Roster | None = None
+        cls,
+        group: Group,
+        inventory: Inventory,
+        account: Account,
+        before: Roster | None = None,
+        offering: Offering | None = None,
     ) -> Roster:
-        """The roster of a group; the one before still knows what unplugged devices were like."""
+        """The roster of a group; the one before still knows what unplugged devices were like.
+
+        `offering`: what it shows now; without it, what the configuration says.
+        """
+        offering = offering or Offering.of(group.mode)
+        group = group if group.mode is offering.mode else replace(group, mode=offering.mode)
         found = {device.name: device for device in inventory.group(group.name)}
         changed = {d.name: d for d in _changed(group, found, account, before)}
         gone = tuple(_unplugged(group, found, account, before))
@@ -58,17 +71,26 @@ class Roster:
             names.extend(shares)
             by_name.update(dict.fromkeys(shares, device))
         ours, theirs = _split(group, names)
-        return cls(group, devices, inventory.parts, by_name, ours, theirs, bool(gone or changed))
+        return cls(
+            group,
+            devices,
+            inventory.parts,
+            by_name,
+            ours if offering.device_plugin else frozenset(),
+            theirs if offering.dra else frozenset(),
+            offering,
+            bool(gone or changed),
+        )
 
     @property
     def device_plugin_offered(self) -> bool:
-        """Whether the configuration offers the group through the device plugin API."""
-        return self.group.mode is not Mode.DRA
+        """Whether what is free is offered through the device plugin API."""
+        return self.offering.device_plugin
 
     @property
     def dra_offered(self) -> bool:
-        """Whether the configuration offers the group through DRA."""
-        return self.group.mode is not Mode.DEVICE_PLUGIN
+        """Whether what is free is offered through DRA."""
+        return self.offering.dra
 
     def pick(self, name: str, units: int = 1, share: str = "") -> Pick:
         """A pick of `units` shares of the device (or share) called `name`, recorded under `share`.

@@ -6,6 +6,9 @@ from bridge.config import Group
 from bridge.devices.model import Inventory
 from bridge.ledger.holds import Pick, Plane
 from bridge.ledger.ledger import Ledger
+from bridge.ledger.switches import Gate
+from bridge.planes.modes import Offering
+from bridge.planes.modes import offering as offering_of
 from bridge.planes.roster import Roster
 from bridge.platform.pulse import Pulse
 
@@ -24,6 +27,7 @@ class Rosters:
         self.inventory = inventory
         self.pulses: dict[str, Pulse] = {group.name: Pulse() for group in groups}
         self.any = Pulse()
+        self._offerings = {group.name: _begun(group, ledger) for group in groups}
         self._rosters: dict[str, Roster] = {}
         self._by_part: dict[str, frozenset[str]] = {}
         self.take(inventory)
@@ -50,8 +54,20 @@ class Rosters:
         """The rosters as another inventory would make them; nothing changes."""
         account = self._ledger.account
         return tuple(
-            Roster.build(group, inventory, account, self._rosters.get(group.name)) for group in self._groups
+            Roster.build(
+                group, inventory, account, self._rosters.get(group.name), self._offerings[group.name]
+            )
+            for group in self._groups
         )
+
+    def offer(self, group: Group, offering: Offering) -> None:
+        """Show a group otherwise from now on."""
+        if self._offerings[group.name] == offering:
+            return
+        self._offerings[group.name] = offering
+        self._build(group)
+        self.pulses[group.name].ring()
+        self.any.ring()
 
     def known_pick(self, group: str, device_id: str) -> Pick:
         """The pick for an ID that the kubelet says it gave out, whatever state its device is in.
@@ -68,14 +84,20 @@ class Rosters:
         return Pick(group, device.name, device_id, roster.uses(device))
 
     def serves(self, group: Group, plane: Plane) -> bool:
-        """Whether a plane has to be served: it is offered, or something handed out on it is not yet back."""
-        roster = self._rosters[group.name]
-        offered = roster.device_plugin_offered if plane is Plane.DEVICE_PLUGIN else roster.dra_offered
-        return offered or bool(self._ledger.account.of_group(plane, group.name))
+        """Whether a plane has to be served: it is offered, it is closing and somebody has to be told, or something
+        handed out on it is not yet back."""
+        switch = self._ledger.account.switch_of(group.name)
+        if plane is Plane.DEVICE_PLUGIN:
+            needed = self._offerings[group.name].listed
+        else:
+            needed = self._offerings[group.name].dra or (switch is not None and switch.dra is Gate.CLOSING)
+        return needed or bool(self._ledger.account.of_group(plane, group.name))
 
     def _build(self, group: Group) -> None:
         before = self._rosters.get(group.name)
-        self._rosters[group.name] = Roster.build(group, self.inventory, self._ledger.account, before)
+        self._rosters[group.name] = Roster.build(
+            group, self.inventory, self._ledger.account, before, self._offerings[group.name]
+        )
 
     def _ledger_changed(self, parts: frozenset[str]) -> None:
         """Ring the groups whose silicon was touched; unplugged devices leave with their last hold."""
@@ -87,6 +109,15 @@ class Rosters:
                 self._build(group)
             self.pulses[group.name].ring()
         self.any.ring()
+
+
+def _begun(group: Group, ledger: Ledger) -> Offering:
+    """What a group shows until somebody who knows more says otherwise: what the ledger says of it, cautiously, else
+    the configuration."""
+    switch = ledger.account.switch_of(group.name)
+    if switch is None:
+        return Offering.of(group.mode)
+    return offering_of(switch, same_name=group.keep_resource_name, wait_for_holders=False, admitting=True)
 
 
 def without_new(inventory: Inventory, known: Inventory) -> Inventory:

@@ -10,6 +10,7 @@ from bridge.config.model import Partition
 from bridge.devices.model import ContainerEdits, Device, DeviceNode, Health, Inventory
 from bridge.ledger.account import Account
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Plane, PodHolder, Quarantine, Use
+from bridge.planes.modes import Offering
 from bridge.planes.roster import Roster
 
 
@@ -74,5 +75,11 @@ def account(holds: Sequence[Hold] = (), quarantined: Mapping[str, str] | None = 
     return Account(holds, (), entries)
 
 
-def roster(of: Group, found: Inventory, holds: Account, before: Roster | None = None) -> Roster:
-    return Roster.build(of, found, holds, before)
+def roster(
+    of: Group,
+    found: Inventory,
+    holds: Account,
+    before: Roster | None = None,
+    offering: Offering | None = None,
+) -> Roster:
+    return Roster.build(of, found, holds, before, offering)

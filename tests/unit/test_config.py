@@ -51,6 +51,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (acc.resource_name, acc.driver_name) == ("device-bridge.io/acc", "acc.device-bridge.io")
     assert (acc.mode, acc.sharing, acc.partition) == (Mode.DUAL, Sharing.SHARED, None)
     assert (acc.binding, acc.registration) == (Binding.AUTO, Registration.WATCHER)
+    assert acc.keep_resource_name is False
     assert effective.daemon.state_dir == Path("/var/lib/kubelet/plugins/device-bridge")
     assert effective.daemon.cdi.static_dir == Path("/etc/cdi")
     assert effective.daemon.metrics_address == "127.0.0.1:9464"
@@ -64,6 +65,12 @@ def test_a_group_takes_the_mode_of_the_file_unless_it_names_its_own() -> None:
 def test_the_state_directory_follows_the_kubelet_root() -> None:
     daemon = config(rest="daemon: {kubeletRoot: /srv/kubelet}\n").daemon
     assert daemon.state_dir == Path("/srv/kubelet/plugins/device-bridge")
+
+
+def test_a_group_may_keep_its_resource_name_on_the_way_to_dra() -> None:
+    kept = group("keepResourceName: true")
+    assert kept.groups[0].keep_resource_name is True
+    assert parse(yaml.safe_dump(kept.dump())) == kept
 
 
 @pytest.mark.parametrize(("written", "binding"), [("off", Binding.OFF), ("on", Binding.ON)])

@@ -11,6 +11,7 @@ from bridge.devices.model import Device
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Plane
 from bridge.planes.explain import NotFound, Target, View, explain, find, rows
+from bridge.planes.modes import Offering
 from bridge.planes.roster import Roster
 from tests.unit.rosters import account, device, group, hold, inventory, roster
 
@@ -101,6 +102,15 @@ def test_a_mode_closes_the_other_plane(mode: Mode, closed: Plane) -> None:
     found = {view.plane: view for view in explain(Target("acc", "acc0"), made, kept)}
     assert not found[closed].offered and f"mode {mode}" in found[closed].why[0]
     assert found[DP if closed is DRA else DRA].offered
+
+
+def test_a_device_plugin_that_closes_says_where_the_group_goes() -> None:
+    kept = account([])
+    on_its_way = roster(group(), inventory(ACC), kept, offering=Offering(False, True, True))
+    found = {view.plane: view for view in explain(Target("acc", "acc0"), on_its_way, kept)}
+    assert found[DRA].offered and not found[DP].offered
+    assert found[DP].why == ("group acc is on its way to mode dra",)
+    assert "label of the Node" in found[DP].do
 
 
 def test_a_partition_gives_a_device_to_one_plane() -> None:

@@ -15,6 +15,7 @@ from bridge.devices.model import Device
 from bridge.ledger.account import Account
 from bridge.ledger.holds import DropHold, Hold, Plane, PutHold, PutQuarantine, Quarantine, Refused
 from bridge.planes.cdi import static_edits
+from bridge.planes.modes import Offering
 from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
 from bridge.planes.roster import Roster, Unavailable
 from bridge.planes.slices import slice_device
@@ -68,6 +69,39 @@ def test_the_projection_table(
 def test_a_mode_closes_the_other_plane(mode: str, listed: bool, sliced: bool) -> None:
     view_of = roster(group(Mode(mode)), inventory(device("acc0")), account())
     assert (bool(ids(view_of, account())), bool(shown(view_of, account()))) == (listed, sliced)
+
+
+def closing(holds: Account, *, hides_held: bool = False, dra: bool = True) -> Roster:
+    found = inventory(device("acc0"), device("acc1"), device("acc2"))
+    return roster(group(), found, holds, offering=Offering(False, dra, True, hides_held))
+
+
+def test_a_device_plugin_that_closes_lists_everything_and_has_nothing_to_give() -> None:
+    holds = account([hold(1, DP, device("acc0")), hold(2, DRA, device("acc1"))])
+    assert ids(closing(holds), holds) == {"acc0": True, "acc1": False, "acc2": False}
+    assert shown(closing(holds), holds) == {"acc1": None, "acc2": None}
+
+
+def test_for_a_name_that_dra_takes_over_what_is_held_is_listed_as_unhealthy_too() -> None:
+    holds = account([hold(1, DP, device("acc0"))])
+    assert set(ids(closing(holds, hides_held=True), holds).values()) == {False}
+    assert "acc0" not in shown(closing(holds, hides_held=True), holds), "it is still its holder's"
+
+
+def test_between_the_planes_nothing_is_offered_on_either() -> None:
+    holds = account([])
+    assert set(ids(closing(holds, dra=False), holds).values()) == {False}
+    assert shown(closing(holds, dra=False), holds) == {}
+
+
+@pytest.mark.parametrize("consumable", [True, False])
+def test_dra_that_closes_withdraws_what_is_free_and_keeps_what_it_has_out(consumable: bool) -> None:
+    acc0, acc1, nx = device("acc0"), device("acc1"), device("nx", shares=4)
+    holds = account([hold(1, DRA, acc0), hold(2, DRA, nx, share="nx--1")])
+    view = roster(group(Mode.DEVICE_PLUGIN), inventory(acc0, acc1, nx), holds)
+    kept = {"acc0": None, "nx": 1} if consumable else {"acc0": None, "nx--1": None}
+    assert shown(view, holds, consumable=consumable) == kept
+    assert ids(view, holds)["acc1"] and not ids(view, holds)["acc0"]
 
 
 def test_a_closed_plane_still_lists_what_it_has_out() -> None:
