@@ -31,13 +31,17 @@ class GroupFiles:
         self._said: dict[str, str] = {}
         self._one_at_a_time = asyncio.Lock()
 
-    async def sweep(self, groups: Collection[str]) -> None:
-        """Remove what earlier runs left and nobody needs; what cannot be removed stays, and is told."""
+    async def sweep(self, groups: Collection[str], noted: Collection[str] | None) -> None:
+        """Remove what earlier runs left and nobody needs; what cannot be removed stays, and is told.
+
+        `noted`: UIDs of claims that the kubelet has prepared, known to the ledger or not; None if that cannot be told.
+        """
         keep = {claim.holder.uid for claim in self._ledger.account.prepared_claims()}
 
         def sweep() -> None:
             self._cdi.sweep_groups(groups)
-            self._cdi.sweep_claims(keep)
+            if noted is not None:
+                self._cdi.sweep_claims(keep.union(noted))
 
         try:
             await asyncio.to_thread(sweep)

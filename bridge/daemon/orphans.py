@@ -64,10 +64,10 @@ class Orphans:
     Args:
         ledger: the account.
         drivers: DRA driver name by group.
-        node_name: whose pods to ask for.
         look: looks at every source of evidence once.
         pods_of: the pods, known anyway, that name a claim by its UID; kubelets before 1.34 list no claims.
-        resources: where to ask.
+        list_pods: this node's pods, as the API server has them now; None if it does not say.
+        resources: where to ask for claims.
         budget: of requests that nobody waits for.
         files: where claims have theirs.
         unprepared: told of each claim that was treated so.
@@ -77,9 +77,9 @@ class Orphans:
         self,
         ledger: Ledger,
         drivers: Mapping[str, str],
-        node_name: str,
         look: Callable[[], Awaitable[Sighting]],
         pods_of: Callable[[str], Collection[object]],
+        list_pods: Callable[[], Awaitable[list[Json] | None]],
         resources: ResourceApi,
         budget: Budget,
         files: Files,
@@ -87,9 +87,9 @@ class Orphans:
     ) -> None:
         self._ledger = ledger
         self._drivers = drivers
-        self._node_name = node_name
         self._look = look
         self._pods_of = pods_of
+        self._list_pods = list_pods
         self._resources = resources
         self._budget = budget
         self._files = files
@@ -125,7 +125,7 @@ class Orphans:
         gone = [key for key in asked if await self._is_gone(found[key].holder, self._suspects[key], sighting)]
         if not gone:
             return
-        pods = await self._pods()
+        pods = await self._list_pods()
         for key in gone:
             suspect = self._suspects[key]
             unused = pods is not None and nobody_uses(found[key].holder, pods, sighting)
@@ -152,18 +152,6 @@ class Orphans:
         suspect.ask_at, suspect.pause = sighting.at + suspect.pause, min(suspect.pause * 2, _LONGEST_S)
         suspect.proven = 0
         return False
-
-    async def _pods(self) -> list[Json] | None:
-        """This node's pods, as the API server has them now; None if it does not say."""
-        await self._budget.take()
-        params = {"fieldSelector": f"spec.nodeName={self._node_name}"}
-        try:
-            found = await self._resources.api.list("/api/v1/pods", params=params)
-        except ApiError as error:
-            log.warning("cannot tell whether a claim that is gone is still used", extra={"error": str(error)})
-            return None
-        pods: list[Json] = found["items"]
-        return pods
 
     async def _unprepare(self, claim: PreparedClaim) -> None:
         group, uid = claim.group, claim.holder.uid

@@ -1,17 +1,19 @@
 """What the API server says of this node's pods: which have ended, and how long their containers may take to.
 
-Asked only while something is in doubt that no other source can settle, and then with growing pauses: the list is of
-this node's pods alone (design 2, cluster scale). A pod that has ended never comes back under its UID.
+The one place that lists them for those who do not follow them, within the budget. For evidence only while something is
+in doubt that no other source can settle, and then with growing pauses: the list is of this node's pods alone (design
+2, cluster scale). A pod that has ended never comes back under its UID.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from bridge.ledger.evidence import PodName
 from bridge.planes.words import has_ended, pod_uids
+from bridge.platform.budget import Budget
 from dra_v1.kube import KubeApi
 from dra_v1.kube_errors import ApiError, Json
 
@@ -45,15 +47,22 @@ class OwnPods:
         node_name, api: whose pods, and where to ask; None where there is no API server.
         note: told what went wrong, or "", each time it was asked.
         clock: monotonic seconds.
+        budget: of requests that nobody waits for.
     """
 
     def __init__(
-        self, node_name: str, api: KubeApi | None, note: Callable[[str], None], clock: Callable[[], float]
+        self,
+        node_name: str,
+        api: KubeApi | None,
+        note: Callable[[str], None],
+        clock: Callable[[], float],
+        budget: Budget,
     ) -> None:
         self._node_name = node_name
         self._api = api
         self._note = note
         self._clock = clock
+        self._budget = budget
         self._pause = _FIRST_S
         self._next = 0.0
         self._asked_for: frozenset[object] = frozenset()
@@ -68,9 +77,15 @@ class OwnPods:
         else:
             self._pause = _FIRST_S
         self._asked_for, self._next = wanted, now + self._pause
+        found = await self.list()
+        return None if found is None else _decoded(found)
+
+    async def list(self) -> list[Json] | None:
+        """This node's pods, as the API server has them now; None if it does not say."""
         if self._api is None:
             self._note("there is no API server to ask: the daemon runs without a kubeconfig")
             return None
+        await self._budget.take()
         try:
             params = {"fieldSelector": f"spec.nodeName={self._node_name}"}
             found = await self._api.list("/api/v1/pods", params=params)
@@ -78,13 +93,14 @@ class OwnPods:
             self._note(str(error))
             return None
         self._note("")
-        return _decoded(found)
+        pods: list[Json] = found["items"]
+        return pods
 
 
-def _decoded(found: Json) -> PodsOfNode:
+def _decoded(pods: Iterable[Json]) -> PodsOfNode:
     going_on: dict[PodName, set[str]] = defaultdict(set)
     graces: dict[PodName, float] = {}
-    for pod in found["items"]:
+    for pod in pods:
         name = (str(pod["metadata"]["namespace"]), str(pod["metadata"]["name"]))
         graces[name] = max(graces.get(name, 0.0), _grace(pod))
         if not has_ended(pod):

@@ -26,6 +26,7 @@ from bridge.daemon.files import GroupFiles
 from bridge.daemon.follow import follow
 from bridge.daemon.groups import Context
 from bridge.daemon.http import HttpEndpoint
+from bridge.daemon.lost_claims import LostClaims
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
@@ -50,6 +51,7 @@ from bridge.planes.healing import Healing
 from bridge.planes.report import Report
 from bridge.planes.reservations import Tools
 from bridge.planes.rosters import Rosters
+from bridge.platform import checkpoint
 from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiFiles
 from bridge.platform.events import Events
@@ -84,7 +86,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         rosters = Rosters(config.groups, inventory, ledger)
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
         files = GroupFiles(cdi, ledger)
-        await files.sweep({group.name for group in config.groups})
+        await files.sweep({group.name for group in config.groups}, await _noted(config, ledger))
         await files.restore(rosters.preview(inventory))
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
         events = Events(api, settings.node_name, metrics.event)
@@ -92,16 +94,26 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         QuarantineNews(ledger, report)
         probes = Probes(config, rosters, ledger, roots)
         rivals = Rivals(config, lambda: reconciler.wake())
-        sources = await stack.enter_async_context(
-            _sources(config, settings, api, ledger, probes, rivals, metrics, report)
-        )
-        reconciler = _reconciler(config, ledger, rosters, sources, report)
-        rebuilt = asyncio.Event()
-        rebuild = asyncio.create_task(_rebuild(rivals, reconciler), name="rebuild")
-        stack.push_async_callback(cancel, rebuild)
         budget = Budget()
         metrics.follow_budget(budget)
         resources = ResourceApi(api) if api is not None else None
+        sources = await stack.enter_async_context(
+            _sources(config, settings, api, ledger, probes, rivals, metrics, report, budget)
+        )
+        lost = LostClaims(
+            ledger,
+            _drivers(config),
+            settings.node_name,
+            rosters.of,
+            sources.pods.list,
+            resources,
+            budget,
+            lambda: early is not None and early.listed,
+        )
+        reconciler = _reconciler(config, ledger, rosters, sources, report, lost)
+        rebuilt = asyncio.Event()
+        rebuild = asyncio.create_task(_rebuild(rivals, lost, reconciler), name="rebuild")
+        stack.push_async_callback(cancel, rebuild)
         deallocations = Deallocations(ledger, resources, _drivers(config), settings.node_name, report, budget)
         stack.push_async_callback(deallocations.stop)
         healing = Healing(
@@ -181,9 +193,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             orphans = Orphans(
                 ledger,
                 _drivers(config),
-                settings.node_name,
                 sources.look,
                 early.pods_of,
+                sources.pods.list,
                 resources,
                 budget,
                 cdi,
@@ -220,6 +232,7 @@ def _sources(
     rivals: Rivals,
     metrics: Metrics,
     report: Report,
+    budget: Budget,
 ) -> Sources:
     def holders() -> list[PodHolder]:
         holds = ledger.account.on_plane(Plane.DEVICE_PLUGIN)
@@ -240,12 +253,15 @@ def _sources(
         probes.look,
         answered,
         lambda: rivals.found,
+        lambda: ledger.fresh,
+        budget,
     )
     return made
 
 
-async def _rebuild(rivals: Rivals, reconciler: Reconciler) -> None:
+async def _rebuild(rivals: Rivals, lost: LostClaims, reconciler: Reconciler) -> None:
     await rivals.look()
+    await lost.take_up()
     await reconciler.take_up()
 
 
@@ -274,11 +290,11 @@ def _early_word(
 
 
 def _reconciler(
-    config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: Report
+    config: Config, ledger: Ledger, rosters: Rosters, sources: Sources, report: Report, lost: LostClaims
 ) -> Reconciler:
     grace = Grace(unmatched=config.daemon.release_grace_seconds)
     names = Names(_resources(config), _drivers(config), rosters.known_pick)
-    return Reconciler(ledger, names, sources.look, report, grace)
+    return Reconciler(ledger, names, sources.look, report, grace, lost)
 
 
 async def _ledger(config: Config) -> Ledger:
@@ -290,6 +306,16 @@ async def _ledger(config: Config) -> Ledger:
         extra = {"holds": len(ledger.account)}
         log.warning("the machine was booted since the last run, what is held stays held", extra=extra)
     return ledger
+
+
+async def _noted(config: Config, ledger: Ledger) -> set[str] | None:
+    """UIDs of claims that the kubelet has prepared, where the ledger may be a lost one; None if that cannot be told."""
+    if not ledger.fresh:
+        return set()
+    found = await asyncio.to_thread(checkpoint.read_claims, config.daemon.kubelet_root / checkpoint.CLAIMS)
+    if isinstance(found, checkpoint.Damaged):
+        return None
+    return set() if isinstance(found, checkpoint.Missing) else {device.claim_uid for device in found}
 
 
 async def _accept_empty(ledger: Ledger) -> None:

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 WITHOUT = {
     "kubelet": "no hold of the device plugin plane ends until its lists can be taken for whole",
     "podresources": "no hold of the device plugin plane ends, and none learns its pod",
-    "checkpoint": "no hold of the device plugin plane ends",
+    "checkpoint": (
+        "no hold of the device plugin plane ends; where the file is gone, only once runtime and API server have said "
+        "for 10 minutes that its pod is over, or after 70 minutes where its pod was never identified"
+    ),
     "runtime": (
         "a hold ends only once the API server says that its pod has ended, and then 10 minutes or the pod's grace "
         "period later; an ID that the kubelet hands out again before is refused, or, where no runtime was ever "

@@ -21,6 +21,7 @@ from bridge.ledger.evidence import ClaimedDevice, DeviceName, PodName, Sighting
 from bridge.ledger.holds import PodHolder
 from bridge.planes.regrants import Running, Shown
 from bridge.platform import checkpoint, cri
+from bridge.platform.budget import Budget
 from bridge.platform.cri import CriClient, RuntimeView
 from bridge.platform.endpoint import Unavailable
 from bridge.platform.podresources import PodResources, PodResourcesClient
@@ -41,6 +42,11 @@ class Sources:
         probe: asks the devices that this plane has out and that can tell whether anybody uses them.
         answered: told for each source whether it answers, at each change.
         rivals: who else serves in the name of a group, by group.
+        fresh: whether the ledger is new, so that claims that the kubelet has prepared are of interest.
+        budget: of requests that nobody waits for.
+
+    Attributes:
+        pods: this node's, as the API server has them.
     """
 
     def __init__(
@@ -53,18 +59,23 @@ class Sources:
         probe: Callable[[], Awaitable[Mapping[DeviceName, bool]]],
         answered: Callable[[str, bool], None],
         rivals: Callable[[], Mapping[str, str]],
+        fresh: Callable[[], bool],
+        budget: Budget,
     ) -> None:
+        self._fresh = fresh
+        self._node_name = node_name
         self._rivals = rivals
         self._resources = frozenset(resources)
         self._holders = holders
         self._probe = probe
         self._book = SourceBook(answered)
-        self._pods = OwnPods(node_name, api, lambda trouble: self._book.note("pods", trouble), _now)
+        self.pods = OwnPods(node_name, api, lambda trouble: self._book.note("pods", trouble), _now, budget)
         self._ended: frozenset[str] = frozenset()
         self._ended_names: frozenset[PodName] = frozenset()
         self._graces: dict[PodName, float] = {}
         self._socket = daemon.pod_resources
         self._checkpoint = daemon.kubelet_root / "device-plugins" / checkpoint.NAME
+        self._claims = daemon.kubelet_root / checkpoint.CLAIMS
         self._podresources = PodResourcesClient(self._socket)
         self._cri = CriClient(cri.sockets(daemon.cri_socket), configured=bool(daemon.cri_socket))
         self._kubelet: tuple[int, int, int] | None = None
@@ -122,28 +133,36 @@ class Sources:
         stable = self._kubelet_stable()
         listed = await self._podresources.list()
         noted = await asyncio.to_thread(checkpoint.read, self._checkpoint)
+        # The kubelet writes it before it hands out for the first time, and never removes it.
+        lost = isinstance(noted, checkpoint.Missing) and bool(self._holders())
+        prepared = await asyncio.to_thread(checkpoint.read_claims, self._claims) if self._fresh() else None
         runtime = await self._cri.view()
         self._book.note("podresources", _trouble(listed))
-        self._book.note("checkpoint", _trouble(noted))
+        gone = (
+            f"the kubelet has lost its checkpoint {self._checkpoint}, it writes it again at the next hand-out"
+        )
+        self._book.note("checkpoint", gone if lost else _trouble(noted))
         self._book.note("runtime", _trouble(runtime))
         live = None if isinstance(runtime, Unavailable) else _live(runtime)
-        owners = _checkpointed(noted)
+        owners = None if lost else _checkpointed(noted)
         active = (
             frozenset()
             if isinstance(listed, Unavailable)
             else frozenset((pod.namespace, pod.name) for pod in listed.pods)
         )
-        await self._ask_for_pods(owners or {}, live, active)
+        await self._ask_for_pods(owners or {}, live, active, lost=lost)
         return Sighting(
             at=time.monotonic(),
             listed=None if isinstance(listed, Unavailable) else _listed(listed),
             active=active,
             checkpointed=owners,
+            checkpoint_lost=lost,
             live=live,
             ended=self._ended,
             ended_names=self._ended_names,
             graces=dict(self._graces),
             claimed=frozenset() if isinstance(listed, Unavailable) else _claimed(listed),
+            prepared=self._prepared(prepared),
             rivals=self._rivals(),
             used=await self._ask_devices(),
             kubelet_stable=stable,
@@ -154,30 +173,49 @@ class Sources:
         owners: Mapping[tuple[str, str], frozenset[str]],
         live: Mapping[PodName, frozenset[str]] | None,
         active: frozenset[PodName],
+        *,
+        lost: bool,
     ) -> None:
         """Ask the API server about pods that only it can still tell of.
 
         Those that the checkpoint names, by UID alone, and the runtime does not run; and where the runtime does not
-        answer, the holders themselves: while they run, for their grace periods, and when the kubelet no longer
-        lists them, whether they have ended.
+        answer or the checkpoint is `lost`, the holders themselves: while they run, for their grace periods, and when
+        the kubelet no longer lists them, whether they have ended.
         """
         named = {uid for (resource, _), uids in owners.items() if resource in self._resources for uid in uids}
+        if lost:
+            named |= {pod.uid for pod in self._holders() if pod.uid}
         names = {(pod.namespace, pod.name) for pod in self._holders() if pod.name}
         self._ended &= named
         self._ended_names &= names - active
         self._graces = {name: grace for name, grace in self._graces.items() if name in names}
         uids = named.difference(self._ended, *(live or {}).values())
         unsettled = set[PodName]()
-        if live is None:
+        if live is None or lost:
             unsettled = (names - active - self._ended_names) | (names - self._graces.keys())
         if not uids and not unsettled:
             return
-        found = await self._pods.look([*uids, *unsettled])
+        found = await self.pods.look([*uids, *unsettled])
         if found is None:
             return
         self._ended |= uids - found.uids()
         self._ended_names |= (names - active) - found.going_on.keys()
         self._graces |= {name: grace for name, grace in found.graces.items() if name in names}
+
+    def _prepared(
+        self, noted: tuple[checkpoint.NotedDevice, ...] | checkpoint.Missing | checkpoint.Damaged | None
+    ) -> frozenset[ClaimedDevice] | None:
+        if isinstance(noted, checkpoint.Missing):
+            return frozenset()  # no claim was ever prepared
+        if noted is None or isinstance(noted, checkpoint.Damaged):
+            return None
+        return frozenset(
+            ClaimedDevice(
+                one.driver, one.device, one.share_id or one.device, (one.namespace, one.name), one.claim_uid
+            )
+            for one in noted
+            if one.pool == self._node_name
+        )
 
     async def _ask_devices(self) -> Mapping[DeviceName, bool]:
         try:

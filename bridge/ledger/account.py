@@ -13,6 +13,7 @@ from typing import assert_never
 from bridge.ledger.holds import (
     Change,
     ClaimHolder,
+    Compared,
     DropClaim,
     DropHold,
     Hold,
@@ -184,8 +185,8 @@ class Account:
                 self._quarantines.pop((group, device), None)
             case PutSwitch(switch):
                 self._switches[switch.group] = switch
-            case PutRecord():
-                pass  # history: nothing is decided by it
+            case PutRecord() | Compared():
+                pass  # nothing that is held depends on it
             case _:
                 assert_never(change)
 

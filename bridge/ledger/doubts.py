@@ -1,5 +1,7 @@
 """What the evidence shows and the ledger does not explain: taken up where it fits, fenced off where it does not.
 
+A new ledger is told from a lost one by nothing, so until it was compared with one whole sighting, by whichever process,
+whatever the kubelet has noted down counts too: of pods that have not started yet, and of claims that it does not list.
 Fences are quarantines that are lifted by themselves when the evidence no longer calls for them. Keeps S5 (design 1)
 for lost state, for a driver that served our names before (H18), and for devices that both planes seem to have.
 """
@@ -7,11 +9,12 @@ for lost state, for a driver that served our names before (H18), and for devices
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from bridge.ledger.evidence import Sighting
-from bridge.ledger.holds import Pick, Plane, PodHolder, Refused
+from bridge.ledger.evidence import UNKNOWN_GRACE_S, ClaimedDevice, Sighting
+from bridge.ledger.holds import ClaimHolder, Phase, Pick, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import EVERYTHING, LedgerError
 
@@ -40,11 +43,37 @@ class Names(Protocol):
         """The pick for a group and a name."""
 
 
-class Doubts:
-    """Compares sightings with the ledger."""
+class Claims(Protocol):
+    """What the API server says of claims while the ledger is new."""
 
-    def __init__(self, ledger: Ledger, names: Names) -> None:
+    @property
+    def read(self) -> bool:
+        """Whether it has said it, or there is nobody to ask."""
+
+    @property
+    def admin(self) -> Collection[tuple[str, str, str, str]]:
+        """(group, namespace, name of the claim, device) of admin access, which holds nothing."""
+
+
+class NoClaims:
+    """Nobody to ask."""
+
+    read = True
+    admin: frozenset[tuple[str, str, str, str]] = frozenset()
+
+
+class Doubts:
+    """Compares sightings with the ledger.
+
+    `claims`: what the API server says of them while the ledger is new.
+    """
+
+    def __init__(self, ledger: Ledger, names: Names, claims: Claims | None = None) -> None:
         self._ledger = ledger
+        self._claims: Claims = claims or NoClaims()
+        self._heard = False
+        self._noted: dict[Where, str] | None = None
+        self._unseen_since: dict[str, float] = {}
         self._names = names
         self._groups = {resource: group for group, resource in names.resources.items()}
         self._drivers = {driver: group for group, driver in names.drivers.items()}
@@ -60,13 +89,21 @@ class Doubts:
         try:
             if sighting.listed is None:
                 await self._raise({(group, EVERYTHING): why for group, why in sighting.rivals.items()})
-                if self._ledger.fresh and not len(self._ledger.account):
+                if self._ledger.fresh and not self._heard:
                     await self._fence_unseen()
                 return
+            fresh = self._ledger.fresh
             fences = await self._adopt(sighting)
-            fences |= self._lasting(self._unknown_claims(sighting))
+            if fresh:
+                fences |= await self._only_noted(sighting)
+            claims = await self._noted_claims(sighting) if fresh else {}
+            fences |= self._lasting(self._unknown_claims(sighting.claimed) | claims)
+            self._heard = True
+            compared = fresh and not fences and self._is_whole(sighting)
             fences |= {(group, EVERYTHING): why for group, why in sighting.rivals.items()}
             await self._fence(fences)
+            if compared:
+                await self._ledger.compared()
         except LedgerError as error:
             log.error("cannot record what the evidence shows", extra={"error": str(error)})
 
@@ -108,12 +145,90 @@ class Doubts:
             )
         return fences
 
-    def _unknown_claims(self, sighting: Sighting) -> dict[Where, str]:
+    def _is_whole(self, sighting: Sighting) -> bool:
+        """Whether nothing is missing that a pod may hold: what the ledger then lacks was never handed out."""
+        return (
+            sighting.kubelet_stable
+            and sighting.checkpointed is not None
+            and sighting.live is not None
+            and sighting.prepared is not None
+            and self._claims.read
+        )
+
+    async def _only_noted(self, sighting: Sighting) -> dict[Where, str]:
+        """IDs that the kubelet has noted down for pods that no other source shows, and that are not proven over: they
+        may yet start, or run unseen. None is taken up, for most such notes are stale."""
+        if sighting.checkpointed is None:
+            if self._noted is None and not sighting.checkpoint_lost:
+                why = "the ledger is new and the kubelet's checkpoint cannot be read"
+                return {(group, EVERYTHING): why for group in self._names.resources}
+            return self._noted or {}  # what was handed out since is in the ledger
+        self._noted = fences = dict[Where, str]()
+        self._unseen_since = {u: at for u, at in self._unseen_since.items() if u in sighting.ended}
+        for (resource, device_id), uids in sighting.checkpointed.items():
+            group = self._groups.get(resource)
+            left = [uid for uid in sorted(uids) if not self._is_over(uid, sighting)]
+            if group is None or not left or (resource, device_id) in (sighting.listed or {}):
+                continue
+            if self._ledger.account.of_share(Plane.DEVICE_PLUGIN, group, device_id):
+                continue
+            try:
+                device = self._names.pick_of(group, device_id).device
+            except LookupError:
+                device = EVERYTHING
+            fences[group, device] = (
+                f"the ledger is new, and the kubelet has noted {device_id} for the pod with UID {left[0]}, which is "
+                f"not known to have ended; it is offered again when the API server says so"
+            )
+        return dict(fences)
+
+    def _is_over(self, uid: str, sighting: Sighting) -> bool:
+        """Whether a pod is proven to have ended. Gone from the API server it may run on, and only the runtime tells:
+        without it, for as long as any pod may take."""
+        if uid not in sighting.ended:
+            return False
+        if sighting.live is not None:
+            return all(uid not in uids for uids in sighting.live.values())
+        since = self._unseen_since.setdefault(uid, sighting.at)
+        return sighting.at - since >= UNKNOWN_GRACE_S
+
+    async def _noted_claims(self, sighting: Sighting) -> dict[Where, str]:
+        """Take up claims that the kubelet has noted down as prepared, once, before it can say that they are over; what
+        does not fit, or is noted later, is doubtful like what it lists."""
+        noted = sighting.prepared or frozenset()
+        if not self._heard:
+            for used in sorted(noted, key=lambda d: (d.uid, d.name)):
+                if (group := self._group_of_holding(used)) is not None:
+                    await self._adopt_claim(group, used)
+        return self._unknown_claims(noted)
+
+    def _group_of_holding(self, used: ClaimedDevice) -> str | None:
+        """The group of a device of ours that a claim has, and not merely for administration."""
+        group = self._drivers.get(used.driver)
+        return None if group is None or (group, *used.claim, used.device) in self._claims.admin else group
+
+    async def _adopt_claim(self, group: str, used: ClaimedDevice) -> None:
+        if self._ledger.account.prepared(group, used.uid) is not None:
+            return
+        holder = ClaimHolder(*used.claim, used.uid)
+        try:
+            pick = replace(self._names.pick_of(group, used.device), share=used.name)
+            await self._ledger.adopt_claim(pick, holder, Phase.PREPARED)
+        except (LookupError, Refused) as error:
+            extra = {"group": group, "device": used.device, "holder": str(holder), "why": str(error)}
+            log.warning("cannot take up a claim that the kubelet has prepared", extra=extra)
+            return
+        log.warning(
+            "took up a claim that the ledger lacked",
+            extra={"group": group, "device": used.device, "holder": str(holder)},
+        )
+
+    def _unknown_claims(self, claimed: Iterable[ClaimedDevice]) -> dict[Where, str]:
         """Devices of ours that pods use through claims of which the ledger knows nothing."""
         fences: dict[Where, str] = {}
         known: set[tuple[str, str, str]] | None = None
-        for used in sighting.claimed:
-            group = self._drivers.get(used.driver)
+        for used in claimed:
+            group = self._group_of_holding(used)
             if group is None or self._ledger.account.of_share(Plane.DRA, group, used.name):
                 continue
             if known is None:

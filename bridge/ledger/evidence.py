@@ -23,13 +23,14 @@ DeviceName = tuple[str, str]
 class ClaimedDevice:
     """A device of a claim that a running pod uses, as podresources lists it.
 
-    `name` is the share ID where there is one, else the device's name.
+    `name` is the share ID where there is one, else the device's name; `uid` is the claim's, where it is known.
     """
 
     driver: str
     device: str
     name: str
     claim: PodName
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,18 @@ class Sighting:
         at: monotonic seconds (H42).
         listed: podresources: the pod that has an ID, by (resource name, ID); None if it did not answer.
         active: the pods podresources lists, with or without devices.
-        checkpointed: the kubelet's checkpoint: UIDs of pods by (resource name, ID); None if unreadable.
+        checkpointed: the kubelet's checkpoint: UIDs of pods by (resource name, ID); None if unreadable or lost.
+        checkpoint_lost: whether that is because there is no such file, although it was written for what is held:
+            the kubelet was reset and has forgotten its pods' devices (H14).
         live: pods with a ready sandbox or a container that has not exited, as the runtime says: UIDs by name;
             None if the runtime did not answer.
         ended: UIDs of pods of which the API server says that they have ended or are gone.
-        ended_names: the same by name, as far as it was asked: only while the runtime does not answer.
+        ended_names: the same by name, as far as it was asked: only while the runtime does not answer, or the
+            checkpoint is lost.
         graces: how long the containers of a pod may take to end, in seconds, as far as it was asked.
         claimed: devices of claims that podresources lists.
+        prepared: devices of claims that the kubelet has noted down as prepared, those of pods that it does not list
+            among them; None if unreadable, or not asked for.
         rivals: groups in whose name somebody else serves too, and who (H19).
         used: what devices that can tell say themselves: whether anybody uses them.
         kubelet_stable: whether the kubelet has been up long enough for its lists to be whole (H13).
@@ -56,11 +62,13 @@ class Sighting:
     listed: Mapping[tuple[str, str], PodHolder] | None = None
     active: frozenset[PodName] = frozenset()
     checkpointed: Mapping[tuple[str, str], frozenset[str]] | None = None
+    checkpoint_lost: bool = False
     live: Mapping[PodName, frozenset[str]] | None = None
     ended: frozenset[str] = frozenset()
     ended_names: frozenset[PodName] = frozenset()
     graces: Mapping[PodName, float] = field(default_factory=dict)
     claimed: frozenset[ClaimedDevice] = frozenset()
+    prepared: frozenset[ClaimedDevice] | None = None
     rivals: Mapping[str, str] = field(default_factory=dict)
     used: Mapping[DeviceName, bool] = field(default_factory=dict)
     kubelet_stable: bool = False
@@ -85,7 +93,8 @@ class Trust(enum.IntEnum):
     """How far an absence can be trusted; decides how long it must last."""
 
     NO_RUNTIME = 0
-    WHOLE = 1
+    NO_CHECKPOINT = 1
+    WHOLE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +120,9 @@ class Grace:
     Attributes:
         unmatched: for a hold that no pod was ever matched to: admission may still be under way (H11, H12).
         confirm: between the first and the last of the sightings that agree.
-        degraded: instead of `confirm` while the runtime does not answer, and then at least this much longer than
-            the pod's grace period: a pod deleted by force may go on running for it unseen by the kubelet's lists
-            (H9, kubelet-contract E.5).
+        degraded: instead of `confirm` while the runtime does not answer or the checkpoint is lost, and without the
+            runtime at least this much longer than the pod's grace period: a pod deleted by force may go on running
+            for it unseen by the kubelet's lists (H9, kubelet-contract E.5).
     """
 
     unmatched: float = 60.0
@@ -145,6 +154,8 @@ def _by_kubelet_and_runtime(hold: Hold, resource: str, sighting: Sighting) -> Se
         return InUse(_with_uid(sighting.listed[key], sighting, key), "podresources")
     if not sighting.kubelet_stable:
         return Unsure("the kubelet has only just started")
+    if sighting.checkpointed is None and sighting.checkpoint_lost:
+        return _without_checkpoint(hold, sighting)
     if sighting.checkpointed is None:
         return Unsure("the kubelet's checkpoint cannot be read")
     owners = sighting.checkpointed.get(key, frozenset())
@@ -187,6 +198,24 @@ def _without_runtime(hold: Hold, owners: frozenset[str], sighting: Sighting) -> 
     if name not in sighting.ended_names and pod.uid not in sighting.ended:
         return Unsure("neither the runtime nor the API server says that its pod has ended")
     return Absent(Trust.NO_RUNTIME, sighting.graces.get(name, UNKNOWN_GRACE_S))
+
+
+def _without_checkpoint(hold: Hold, sighting: Sighting) -> Seen:
+    """The kubelet has lost its record, so what it lists says nothing of pods that run: runtime and API server must both
+    say that the pod is over, for long. Which pod has a grant that was never matched nobody can tell any more, so that
+    one outlasts the longest that a pod may take."""
+    if sighting.live is None:
+        return Unsure("the kubelet's checkpoint is gone and the runtime does not answer")
+    pod = _pod(hold)
+    if pod is None:
+        return Absent(Trust.NO_CHECKPOINT, UNKNOWN_GRACE_S)
+    name = (pod.namespace, pod.name)
+    here = sighting.live.get(name, frozenset())
+    if pod.uid in here or (here and not pod.uid):
+        return InUse(pod, "runtime")
+    if name not in sighting.ended_names and pod.uid not in sighting.ended:
+        return Unsure("the kubelet's checkpoint is gone and the API server has not said that its pod ended")
+    return Absent(Trust.NO_CHECKPOINT)
 
 
 def _pod(hold: Hold) -> PodHolder | None:
@@ -238,6 +267,13 @@ def may_release(hold: Hold, absence: Absence | None, age: float, grace: Grace) -
     return absence.last - absence.first >= grace.of(absence.trust, absence.lasting)
 
 
+_DEGRADED = {
+    Trust.NO_RUNTIME: " (proof is degraded: the runtime does not answer)",
+    Trust.NO_CHECKPOINT: " (proof is degraded: the kubelet's checkpoint is gone)",
+    Trust.WHOLE: "",
+}
+
+
 def in_words(hold: Hold, seen: Seen, absence: Absence | None, age: float, grace: Grace) -> str:
     """What a look says of a hold and what keeps it from ending, for people; see `may_release`."""
     match seen:
@@ -250,7 +286,4 @@ def in_words(hold: Hold, seen: Seen, absence: Absence | None, age: float, grace:
             left = grace.of(trust, absence.lasting if absence is not None else 0.0) - so_far
             if hold.phase is Phase.GRANTED:
                 left = max(left, grace.unmatched - age)
-            degraded = (
-                " (proof is degraded: the runtime does not answer)" if trust is Trust.NO_RUNTIME else ""
-            )
-            return f"no source shows it in use; it ends in {max(0.0, left):.0f} s if that stays so{degraded}"
+            return f"no source shows it in use; it ends in {max(0.0, left):.0f} s if that stays so{_DEGRADED[trust]}"

@@ -231,13 +231,28 @@ class PutRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """Note that a new ledger has been compared with whole evidence."""
+
+
+@dataclass(frozen=True, slots=True)
 class PutSwitch:
     """Remember how far a group is between two modes."""
 
     switch: Switch
 
 
-Change = PutHold | DropHold | PutClaim | DropClaim | PutQuarantine | LiftQuarantine | PutRecord | PutSwitch
+Change = (
+    PutHold
+    | DropHold
+    | PutClaim
+    | DropClaim
+    | PutQuarantine
+    | LiftQuarantine
+    | PutRecord
+    | PutSwitch
+    | Compared
+)
 """What a transaction consists of; the account in memory and the file apply the same ones."""
 
 

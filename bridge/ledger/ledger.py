@@ -21,6 +21,7 @@ from bridge.ledger.account import Account
 from bridge.ledger.holds import (
     Change,
     ClaimHolder,
+    Compared,
     DropClaim,
     DropHold,
     Hold,
@@ -54,7 +55,7 @@ class Ledger:
     Attributes:
         account: what is held now; it is another object after a failed commit, so never keep it.
         damaged: whether this opening found damage, and so quarantined everything.
-        fresh: whether the file was made by this opening.
+        fresh: whether the file is new and has never been compared with whole evidence, by any process; see `compared`.
         rebooted: whether the machine was booted since the ledger was opened last.
         failure: why the file can be neither written nor read; empty while all is well.
     """
@@ -128,6 +129,25 @@ class Ledger:
         hold = self._new(Plane.DEVICE_PLUGIN, Phase.HELD, pick, pod, self._clock())
         await self._commit([PutHold(hold)])
         return hold
+
+    async def adopt_claim(self, pick: Pick, claim: ClaimHolder, phase: Phase) -> None:
+        """The same for a device of a claim, RESERVED or PREPARED; what is RESERVED by then may become PREPARED.
+
+        A claim that was taken up so has no answer yet: its next Prepare is decided anew, over its own holds.
+        """
+        await self._usable()
+        mine = next((h for h in self.account.of_claim(pick.group, claim.uid) if h.share == pick.share), None)
+        if mine is None:
+            self.account.check_room(pick)
+            self.account.check_share(Plane.DRA, pick)
+            await self._commit([PutHold(self._new(Plane.DRA, phase, pick, claim, self._clock()))])
+        elif mine.phase is Phase.RESERVED and phase is Phase.PREPARED:
+            await self._commit([PutHold(replace(mine, phase=phase))])
+
+    async def compared(self) -> None:
+        """Note, for good, that a new ledger has taken up all that whole evidence shows."""
+        await self._commit([Compared()])
+        self.fresh = False
 
     async def release(self, hold_ids: Iterable[int]) -> None:
         """End device plugin holds whose release is proven (S4). Holds that ended already are passed over."""
@@ -301,7 +321,8 @@ class Ledger:
         self._waiting.append((changes, done))
         if self._committer is None:
             self._committer = asyncio.create_task(self._write_out(), name="ledger-commit")
-        self._tell(touched)
+        if list(changes) != [Compared()]:  # what is held is as it was
+            self._tell(touched)
         # Shielded: a caller that gives up must not undo what others share.
         await asyncio.shield(done)
 

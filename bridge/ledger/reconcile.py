@@ -8,13 +8,14 @@ while this plane holds nothing and the kubelet reads our lists.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.ledger.doubts import Doubts
+from bridge.ledger.doubts import Claims, Doubts
 from bridge.ledger.evidence import (
     Absence,
     Grace,
@@ -36,6 +37,9 @@ UNDECIDED_S = 1.0
 SETTLED_S = 5.0
 """Pauses between looks: after a hand-out, while a hold is unmatched or absent, while all are seen in use.
 podresources is limited to a look a second or so (kubelet-contract A.8)."""
+
+NEW_S = 60.0
+"""Between looks while nothing is held and a new ledger has not been compared with whole evidence."""
 
 OFTEN_S = 5.0
 """After the end of a pod: its sandbox goes a moment later than its containers."""
@@ -73,6 +77,7 @@ class Reconciler:
         look: looks at every source once.
         report: told of releases.
         grace: how long to wait.
+        claims: what the API server says of claims while the ledger is new.
     """
 
     def __init__(
@@ -82,13 +87,14 @@ class Reconciler:
         look: Callable[[], Awaitable[Sighting]],
         report: Ended,
         grace: Grace,
+        claims: Claims | None = None,
     ) -> None:
         self._ledger = ledger
         self._resources = names.resources
         self._look = look
         self._report = report
         self._grace = grace
-        self._doubts = Doubts(ledger, names)
+        self._doubts = Doubts(ledger, names, claims)
         self._absences: dict[int, Absence] = {}
         self._first_seen: dict[int, float] = {}
         self._evidence: dict[int, str] = {}
@@ -129,7 +135,7 @@ class Reconciler:
         while True:
             if not self._holds() and self._looked_whole and not self._doubts.stand and not self._unread:
                 self._wake.clear()
-                await self._wake.wait()
+                await self._woken(NEW_S if self._ledger.fresh else None)
                 await asyncio.sleep(SOON_S)
             # What is handed out during the look may be under an ID that the look shows with its last pod.
             before, self._again = self._holds(), False
@@ -142,6 +148,11 @@ class Reconciler:
         self._looked_whole |= sighting.listed is not None and sighting.kubelet_stable
         await self._doubts.settle(sighting)
         await self._decide(holds, sighting)
+
+    async def _woken(self, at_most: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await self._wake.wait()
 
     def _holds(self) -> tuple[Hold, ...]:
         return self._ledger.account.on_plane(Plane.DEVICE_PLUGIN)

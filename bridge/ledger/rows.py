@@ -14,6 +14,7 @@ from bridge.ledger.account import Account
 from bridge.ledger.holds import (
     Change,
     ClaimHolder,
+    Compared,
     DropClaim,
     DropHold,
     Hold,
@@ -75,6 +76,9 @@ CREATE TABLE quarantine (
 ) STRICT, WITHOUT ROWID;
 """
 
+_NEW = "INSERT INTO meta VALUES ('uncompared', '');"
+"""What a file made new says of itself, and one of an earlier version does not."""
+
 _MIGRATIONS = {
     # Holds have one more phase, which version 1 would take for damage; and what was done by force is kept.
     2: """
@@ -97,7 +101,7 @@ SCHEMA_VERSION = max(_MIGRATIONS)
 
 def create(db: sqlite3.Connection) -> None:
     """Make all tables, at the newest version, in a file that has none."""
-    db.executescript(SCHEMA_1)
+    db.executescript(SCHEMA_1 + _NEW)
     db.execute("PRAGMA user_version=1")
     migrate(db)
 
@@ -136,6 +140,8 @@ def write(db: sqlite3.Connection, change: Change) -> None:
             db.execute(
                 "INSERT INTO records (at, what, who, text) VALUES (?, ?, ?, ?)", (r.at, r.what, r.who, r.text)
             )
+        case Compared():
+            db.execute("DELETE FROM meta WHERE key = 'uncompared'")
         case PutSwitch(s):
             db.execute(
                 "INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?, ?, ?)",
@@ -215,6 +221,11 @@ def records(db: sqlite3.Connection) -> tuple[Record, ...]:
     if _version(db) < 2:
         return ()
     return tuple(Record(*row) for row in db.execute("SELECT at, what, who, text FROM records ORDER BY id"))
+
+
+def uncompared(db: sqlite3.Connection) -> bool:
+    """Whether a file that was made new has never been compared with the evidence; see `Compared`."""
+    return db.execute("SELECT 1 FROM meta WHERE key = 'uncompared'").fetchone() is not None
 
 
 def noted_boot(db: sqlite3.Connection) -> str:

@@ -27,6 +27,7 @@ from bridge.ledger.rows import (
     migrate,
     noted_boot,
     records,
+    uncompared,
     write,
 )
 from dra_v1 import points
@@ -58,7 +59,8 @@ class Opened:
         account: everything that the file held.
         next_hold: the first hold number never used.
         damaged: where a damaged file was put, with the reason; None where all was well.
-        fresh: whether the file is new (first start, or after damage).
+        fresh: whether the file is new (first start, or after damage) and no process has yet compared it with whole
+            evidence.
         previous_boot: the machine's boot ID when the ledger was opened last; empty if unknown.
     """
 
@@ -135,7 +137,7 @@ def open_store(folder: Path, boot: str = "") -> Opened:
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
         _sign(lock_fd)
-        return replace(opened, damaged=damage, fresh=True)
+        return replace(opened, damaged=damage)
     except BaseException:
         os.close(lock_fd)
         raise
@@ -328,11 +330,12 @@ def _open(path: Path, lock_fd: int, boot: str) -> Opened:
         _verify(db, path)
         migrate(db)
         account, next_hold = load(db)
+        fresh = uncompared(db)
         previous = exchange_boot(db, boot)
     except BaseException:
         db.close()
         raise
-    return Opened(Store(db, lock_fd), account, next_hold, None, False, previous)
+    return Opened(Store(db, lock_fd), account, next_hold, None, fresh, previous)
 
 
 def _verify(db: sqlite3.Connection, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The kubelet's own record of device plugin allocations, kubelet_internal_checkpoint, read only (kubelet-contract A.8).
+"""The kubelet's own records, of device plugin allocations and of claims, read only (kubelet-contract A.8, B.2).
 
-A superset with stale entries: presence means "do not release", absence proves nothing. It has what podresources
-lacks, pod UIDs and ordinary init containers. Its checksum covers a Go struct's dump and cannot be recomputed here, so
-the shape is checked instead, and one entry that cannot be understood spoils the file: half a superset is none.
+Of allocations a superset with stale entries: presence means "do not release", absence proves nothing. It has what
+podresources lacks, pod UIDs and ordinary init containers. Its checksum covers a Go struct's dump and cannot be
+recomputed here, so the shape is checked instead, and one entry that cannot be understood spoils the file: half a
+superset is none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 
 NAME = "kubelet_internal_checkpoint"
 """The file's name in the kubelet's device-plugins folder."""
+
+CLAIMS = "dra_manager_state"
+"""The name, in the kubelet's own folder, of its record of claims that it has prepared or begun to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,19 @@ class Damaged:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class NotedDevice:
+    """A device that the kubelet has noted down as prepared for a claim; `share_id` only for a share of one."""
+
+    claim_uid: str
+    namespace: str
+    name: str
+    driver: str
+    pool: str
+    device: str
+    share_id: str
+
+
 class _Malformed(Exception):
     """Where the content departs from the format."""
 
@@ -67,6 +84,40 @@ def read(path: Path) -> Checkpoint | Missing | Damaged:
         return Missing(path)
     except (OSError, ValueError, RecursionError, _Malformed) as error:
         return Damaged(path, f"the kubelet's checkpoint {path} cannot be read: {error}")
+
+
+def read_claims(path: Path) -> tuple[NotedDevice, ...] | Missing | Damaged:
+    """Read the kubelet's record of claims: those whose pods it has not unprepared, whoever has forgotten them since.
+
+    A claim whose Prepare is under way has no devices in it yet. Blocks as `read` does and never raises.
+    """
+    try:
+        whole = _object(json.loads(path.read_bytes()), "the file")
+        # The data is JSON within JSON, so that its checksum does not depend on the kubelet's types.
+        data = _object(json.loads(_string(whole.get("Data"), "Data")), "Data")
+        entries = _list(data["ClaimInfoStateList"], "ClaimInfoStateList")
+        return tuple(
+            found for number, entry in enumerate(entries) for found in _noted(entry, f"claim {number}")
+        )
+    except FileNotFoundError:
+        return Missing(path)
+    except (OSError, ValueError, KeyError, RecursionError, _Malformed) as error:
+        return Damaged(path, f"the kubelet's record of claims {path} cannot be read: {error}")
+
+
+def _noted(content: object, where: str) -> list[NotedDevice]:
+    entry = _object(content, where)
+    uid, namespace, claim = (
+        _string(entry.get(key), f"{where}.{key}") for key in ("ClaimUID", "Namespace", "ClaimName")
+    )
+    found: list[NotedDevice] = []
+    for driver, state in _object(entry.get("DriverState") or {}, f"{where}.DriverState").items():
+        for device in _list(_object(state, driver).get("Devices"), f"{where}.{driver}"):
+            one = _object(device, f"{where}.{driver}")
+            pool, name = (_string(one.get(key), f"{where}.{key}") for key in ("PoolName", "DeviceName"))
+            share = str(one.get("ShareID") or "")
+            found.append(NotedDevice(uid, namespace, claim, driver, pool, name, share))
+    return found
 
 
 def _checkpoint(content: object) -> Checkpoint:

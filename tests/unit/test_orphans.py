@@ -74,13 +74,15 @@ class Server:
 
     Attributes:
         claim: the claim that it has; None for none.
-        trouble: what it answers to everything.
+        trouble: what it answers about claims.
+        silent: whether it does not answer about pods.
     """
 
     def __init__(self) -> None:
         self.api = self
         self.claim: dict[str, Any] | None = None
         self.trouble: ApiError | None = None
+        self.silent = False
 
     async def get_claim(self, namespace: str, name: str) -> dict[str, Any]:
         if self.trouble is not None:
@@ -91,9 +93,8 @@ class Server:
 
     find_claim = ResourceApi.find_claim
 
-    async def list(self, path: str, *, params: dict[str, str]) -> dict[str, Any]:
-        assert (path, params) == ("/api/v1/pods", {"fieldSelector": "spec.nodeName=node-a"})
-        return {"items": []}
+    async def pods(self) -> list[dict[str, Any]] | None:
+        return None if self.silent else []
 
 
 class Bench:
@@ -107,9 +108,9 @@ class Bench:
         self.orphans = Orphans(
             ledger,
             {"acc": DRIVER},
-            "node-a",
             self._never,
             lambda uid: (),
+            self.server.pods,
             self.server,  # type: ignore[arg-type]
             Budget(),
             self,
@@ -159,6 +160,15 @@ async def test_h21_a_server_that_does_not_say_proves_nothing(bench: Bench) -> No
         bench.server.trouble = trouble
         await bench.see(*[QUIET] * 5)
         assert bench.phases == [Phase.PREPARED]
+
+
+async def test_h21_pods_that_nobody_can_list_prove_nothing(bench: Bench) -> None:
+    bench.server.silent = True
+    await bench.see(*[QUIET] * 5)
+    assert bench.phases == [Phase.PREPARED]
+    bench.server.silent = False
+    await bench.see(QUIET, QUIET)
+    assert bench.phases == [Phase.RELEASING]
 
 
 async def test_h21_a_claim_that_is_there_is_asked_for_ever_more_seldom(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from bridge.ledger.store import LedgerError
 
 RESOURCE = "device-bridge.io/acc"
 POD = PodHolder("default", "p", "main")
-QUIET = Sighting(0.0, listed={}, checkpointed={}, live={}, kubelet_stable=True)
+QUIET = Sighting(0.0, listed={}, checkpointed={}, live={}, prepared=frozenset(), kubelet_stable=True)
 LIVE = {("default", "p"): frozenset({"uid-p"})}
 DRIVER = "acc.device-bridge.io"
 

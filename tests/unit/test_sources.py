@@ -14,6 +14,7 @@ from bridge.daemon.source_health import WITHOUT, SourceBook, SourceHealth
 from bridge.daemon.sources import Sources
 from bridge.ledger.evidence import DeviceName
 from bridge.ledger.holds import PodHolder
+from bridge.platform.budget import Budget
 from dra_v1.kube_errors import Json, Unreachable
 from tests.unit.kubelet_peer import short_folder
 
@@ -52,6 +53,7 @@ class Bench:
     def __init__(self, folder: Path, api: Api) -> None:
         self.told: list[tuple[str, bool]] = []
         self.holders: list[PodHolder] = []
+        self.fresh = False
         self.used: dict[DeviceName, bool] | OSError = {}
         self.checkpoint = folder / "device-plugins" / "kubelet_internal_checkpoint"
         self.checkpoint.parent.mkdir()
@@ -64,6 +66,8 @@ class Bench:
             self._probe,
             lambda name, yes: self.told.append((name, yes)),
             dict,
+            lambda: self.fresh,
+            Budget(),
         )
 
     async def _probe(self) -> dict[DeviceName, bool]:
@@ -152,7 +156,7 @@ async def test_without_a_runtime_the_holders_are_asked_for_while_they_are_still_
         first = await bench.sources.look()
         assert first.graces == {("default", "p"): 90.0} and first.ended_names == frozenset()
         api.pods.clear()
-        bench.sources._pods._next = 0
+        bench.sources.pods._next = 0
         gone = await bench.sources.look()
         assert gone.ended_names == {("default", "p")}
         assert gone.graces == {("default", "p"): 90.0}, "what it was is kept for as long as it holds"
@@ -173,7 +177,7 @@ async def test_an_api_server_that_is_away_leaves_it_open(folder: Path) -> None:
 
 async def test_the_same_question_is_asked_with_growing_pauses() -> None:
     api, now = Api(pod("p", "uid-p")), [0.0]
-    pods = OwnPods("node-a", api, lambda trouble: None, lambda: now[0])  # type: ignore[arg-type]
+    pods = OwnPods("node-a", api, lambda trouble: None, lambda: now[0], Budget())  # type: ignore[arg-type]
     for second in range(120):
         now[0] = float(second)
         await pods.look({"uid-p"})
@@ -187,7 +191,7 @@ async def test_h32_an_ended_pod_and_a_static_one() -> None:
         pod("done", "uid-d", "Succeeded", grace=None),
         pod("static", "uid-mirror", **{"kubernetes.io/config.hash": "uid-static"}),
     )
-    pods = OwnPods("node-a", api, lambda trouble: None, lambda: 0.0)  # type: ignore[arg-type]
+    pods = OwnPods("node-a", api, lambda trouble: None, lambda: 0.0, Budget())  # type: ignore[arg-type]
     found = await pods.look({"uid-d"})
     assert found is not None and found.uids() == {"uid-mirror", "uid-static"}
     assert found.graces[("default", "done")] == 30.0
