@@ -12,9 +12,12 @@ import sys
 import typer
 
 from bridge.cli import config, convert, doctor, holds, ledger, look, release, run, sandbox
+from bridge.cli.fleet import mode, status
+from bridge.cli.problems import Commands
 
 app = typer.Typer(
     name="bridge",
+    cls=Commands,
     help="One node daemon that offers devices through the device plugin API and DRA at once, from one ledger.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -22,6 +25,8 @@ app = typer.Typer(
 )
 app.add_typer(config.app, name="config")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(mode.app, name="mode")
+app.command("status")(status.status)
 app.command("run")(run.run)
 app.command("discover")(look.discover)
 app.command("devices")(look.devices)

@@ -21,6 +21,19 @@ from bridge.cli.common import (
     roots,
     show,
 )
+from bridge.cli.fleet.options import ClusterKubeconfigOption, ContextOption, RemoteNodeOption
+
+HOLDS = {
+    "group": "GROUP",
+    "device": "DEVICE",
+    "share": "SHARE",
+    "plane": "PLANE",
+    "state": "STATE",
+    "holder": "HOLDER",
+    "since": "SINCE",
+    "evidence": "EVIDENCE",
+}
+NOTHING = "nothing is held and nothing is in quarantine"
 
 DeviceArgument = Annotated[
     str,
@@ -31,14 +44,26 @@ DeviceArgument = Annotated[
 ]
 
 
-def holds(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+def holds(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+    node: RemoteNodeOption = "",
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ContextOption = "",
+) -> None:
     """Print every hold: what, who, since when, and what the evidence says or lacks; quarantines too.
 
-    Without a daemon the ledger alone is read, and that is said. Exit 0: printed; 1: the ledger cannot be read;
-    2: the configuration is wrong.
+    Without a daemon the ledger alone is read, and that is said. With --node a node of the cluster is asked. Exit 0:
+    printed; 1: the ledger cannot be read, or the node not be asked; 2: the configuration is wrong, or there is no such
+    node.
 
     Example: bridge holds --config config.yaml -o json
     """
+    if node:
+        from bridge.cli.fleet.remote import ask as ask_node
+
+        show(output, HOLDS, ask_node(node, ["holds"], kubeconfig, context), NOTHING)
+        return
     from bridge.ledger.store import LedgerError, read_account
     from bridge.planes.explain import rows
 
@@ -51,17 +76,7 @@ def holds(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.T
         except LedgerError as broken:
             fail(str(broken))
         tell_alone(error, "what the evidence says of each hold")
-    columns = {
-        "group": "GROUP",
-        "device": "DEVICE",
-        "share": "SHARE",
-        "plane": "PLANE",
-        "state": "STATE",
-        "holder": "HOLDER",
-        "since": "SINCE",
-        "evidence": "EVIDENCE",
-    }
-    show(output, columns, found, "nothing is held and nothing is in quarantine")
+    show(output, HOLDS, found, NOTHING)
 
 
 def explain(
@@ -70,13 +85,22 @@ def explain(
     output: OutputOption = Output.TABLE,
     dev_root: DevRootOption = Path("/dev"),
     sys_root: SysRootOption = Path("/sys"),
+    node: RemoteNodeOption = "",
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ContextOption = "",
 ) -> None:
     """Say for each plane why a device is or is not offered there, and what to do about it.
 
-    Exit 0: said; 1: there is no such device, or nothing can be read; 2: the configuration is wrong.
+    Here, or with --node on a node of the cluster. Exit 0: said; 1: there is no such device, or nothing can be read;
+    2: the configuration is wrong, or there is no such node.
 
     Example: bridge explain acc/crypto-acc0
     """
+    if node:
+        from bridge.cli.fleet.remote import ask as ask_node
+
+        _tell(output, ask_node(node, ["explain", device], kubeconfig, context))
+        return
     from bridge.ledger.store import LedgerError
 
     loaded = load_config(config)
@@ -88,6 +112,10 @@ def explain(
         except LedgerError as broken:
             fail(str(broken))
         tell_alone(error, "taints")
+    _tell(output, found)
+
+
+def _tell(output: Output, found: dict[str, Any]) -> None:
     if output is not Output.TABLE:
         dump(output, found)
         return

@@ -20,10 +20,24 @@ from bridge.cli.common import (
     roots,
     show,
 )
+from bridge.cli.fleet.options import ClusterKubeconfigOption, ContextOption, RemoteNodeOption
 
 if TYPE_CHECKING:
     from bridge.devices.model import Inventory
     from bridge.ledger.holds import Hold, Quarantine
+
+
+DEVICES = {
+    "group": "GROUP",
+    "device": "DEVICE",
+    "share": "SHARE",
+    "state": "STATE",
+    "shares": "FREE",
+    "plane": "PLANE",
+    "holder": "HOLDER",
+    "since": "SINCE",
+}
+NO_DEVICE = "no device found and none held"
 
 
 def discover(
@@ -70,11 +84,22 @@ def devices(
     output: OutputOption = Output.TABLE,
     dev_root: DevRootOption = Path("/dev"),
     sys_root: SysRootOption = Path("/sys"),
+    node: RemoteNodeOption = "",
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ContextOption = "",
 ) -> None:
     """Print every device with its plane, holder and since when, from the ledger and a fresh scan.
 
+    Here, or with --node on a node of the cluster. Exit 0: printed; 1: the ledger cannot be read, or the node not be
+    asked; 2: the configuration is wrong, or there is no such node.
+
     Example: bridge devices --config config.yaml
     """
+    if node:
+        from bridge.cli.fleet.remote import ask
+
+        show(output, DEVICES, ask(node, ["devices"], kubeconfig, context), NO_DEVICE)
+        return
     from bridge.devices.scanner import scan
     from bridge.ledger.store import LedgerError, read_account
 
@@ -106,18 +131,8 @@ def devices(
                 "why": quarantine.reason if quarantine else device.health.reason or None,
             }
         )
-    columns = {
-        "group": "GROUP",
-        "device": "DEVICE",
-        "share": "SHARE",
-        "state": "STATE",
-        "shares": "FREE",
-        "plane": "PLANE",
-        "holder": "HOLDER",
-        "since": "SINCE",
-    }
     rows.sort(key=lambda row: (str(row["group"]), str(row["device"]), str(row.get("share", ""))))
-    show(output, columns, rows, "no device found and none held")
+    show(output, DEVICES, rows, NO_DEVICE)
     _problems(inventory)
 
 

@@ -55,13 +55,15 @@ def _selected(cluster: Cluster, selector: str) -> list[Object]:
     return found
 
 
-def daemons(cluster: Cluster) -> dict[str, Object]:
-    """The daemon's pod of each node that has one; where there are two, as in an update, the one that runs."""
+def daemons(cluster: Cluster, node: str = "") -> dict[str, Object]:
+    """The daemon's pod of each node that has one, or of one node; where there are two, as in an update, the one that
+    runs."""
     found: dict[str, Object] = {}
-    for pod in cluster.all(PODS, labels=DAEMONS).items:
-        node = (pod.get("spec") or {}).get("nodeName")
-        if node and (node not in found or serves(pod)):
-            found[node] = pod
+    fields = f"spec.nodeName={node}" if node else ""
+    for pod in cluster.all(PODS, labels=DAEMONS, fields=fields).items:
+        at = (pod.get("spec") or {}).get("nodeName")
+        if at and (at not in found or serves(pod)):
+            found[at] = pod
     return found
 
 

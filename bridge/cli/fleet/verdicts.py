@@ -31,6 +31,9 @@ class Verdict:
         return self.standing is Standing.THERE
 
 
+NOT_CHECKED = "NotChecked"
+"""The reason of a refusal that only says that the daemon could not look: it will look again."""
+
 Judge = Callable[[State | None], Verdict]
 
 _ABSENT = Verdict(Standing.WRONG, "there is no NodeBridge of this node: no daemon serves there")
@@ -86,7 +89,8 @@ def _of_group(one: GroupState, mode: str | None) -> Verdict:
         return Verdict(Standing.UNDER_WAY, f"{one.name}: its daemon has still to take up the label")
     if one.phase == REFUSED:
         why = ": ".join(filter(None, (one.reason, one.message)))
-        return Verdict(Standing.REFUSED, f"group {one.name} refuses {wanted}: {why}")
+        standing = Standing.WRONG if one.reason == NOT_CHECKED else Standing.REFUSED
+        return Verdict(standing, f"group {one.name} refuses {wanted}: {why}")
     if one.mode != wanted or one.phase != SETTLED:
         return Verdict(Standing.UNDER_WAY, one.told)
     return Verdict(Standing.THERE)
