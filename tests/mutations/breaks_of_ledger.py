@@ -8,6 +8,8 @@ _STORE = "tests/unit/test_ledger_store.py"
 _MODEL = "tests/property/test_ledger_model.py"
 _ARBITRATION = "tests/property/test_arbitration_model.py"
 _EVIDENCE = "tests/unit/test_evidence.py"
+_LOST = "tests/unit/test_lost_ledger.py"
+_SOURCES = "tests/unit/test_sources.py"
 _RECONCILE = "tests/unit/test_reconcile.py"
 _EARLY = "tests/protocol/test_early_word.py"
 _CONTROL = "tests/protocol/test_daemon_control.py"
@@ -416,9 +418,81 @@ BREAKS = (
         "a claim that a lost ledger has forgotten leaves its device free",
         "S5",
         "bridge/ledger/doubts.py",
-        "            fences |= self._lasting(self._unknown_claims(sighting))\n",
+        "            fences |= self._lasting(self._unknown_claims(sighting.claimed) | claims)\n",
         "",
         (_RECONCILE,),
+    ),
+    Break(
+        "a new ledger is no longer one when it is opened again",
+        "S5",
+        "bridge/ledger/store.py",
+        "        fresh = uncompared(db)\n",
+        "        fresh = False\n",
+        (_LOST,),
+    ),
+    Break(
+        "a sighting that lacks a source makes a new ledger an old one",
+        "S5 H13",
+        "bridge/ledger/doubts.py",
+        "            compared = fresh and not fences and self._is_whole(sighting)\n",
+        "            compared = fresh and not fences\n",
+        (_LOST,),
+    ),
+    Break(
+        "what the kubelet has noted for a pod that has not started is free for a new ledger",
+        "S5",
+        "bridge/ledger/doubts.py",
+        "                fences |= await self._only_noted(sighting)\n",
+        "                pass\n",
+        (_LOST,),
+    ),
+    Break(
+        "a new ledger believes a checkpoint that it cannot read to be empty",
+        "S5 H14",
+        "bridge/ledger/doubts.py",
+        "            if self._noted is None and not sighting.checkpoint_lost:\n",
+        "            if False:\n",
+        (_LOST,),
+    ),
+    Break(
+        "a pod that the API server has forgotten is over for a new ledger though nobody sees what runs",
+        "S5 H9",
+        "bridge/ledger/doubts.py",
+        "        return sighting.at - since >= UNKNOWN_GRACE_S\n",
+        "        return True\n",
+        (_LOST,),
+    ),
+    Break(
+        "claims that the kubelet has prepared are not taken up by a new ledger",
+        "S5",
+        "bridge/ledger/doubts.py",
+        "                    await self._adopt_claim(group, used)\n",
+        "                    pass\n",
+        (_LOST,),
+    ),
+    Break(
+        "what was allocated is not reserved in a new ledger",
+        "S5",
+        "bridge/daemon/lost_claims.py",
+        "                    await self._ledger.adopt_claim(pick, holder, Phase.RESERVED)\n",
+        "                    pass\n",
+        (_LOST,),
+    ),
+    Break(
+        "a checkpoint that is gone counts as an empty one",
+        "S4 H14",
+        "bridge/daemon/sources.py",
+        "        lost = isinstance(noted, checkpoint.Missing) and bool(self._holders())\n",
+        "        lost = False\n",
+        (_SOURCES,),
+    ),
+    Break(
+        "without a checkpoint what runs is not asked for",
+        "S4 H14",
+        "bridge/ledger/evidence.py",
+        "    if sighting.checkpointed is None and sighting.checkpoint_lost:\n",
+        "    if sighting.checkpoint_lost:\n        return Absent(Trust.WHOLE)\n    if False:\n",
+        (_EVIDENCE,),
     ),
     Break(
         "a new ledger hands out before the kubelet has spoken",

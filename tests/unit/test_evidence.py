@@ -147,6 +147,40 @@ def test_what_a_sighting_says(what: str, hold: Hold, sighting: Sighting, seen: S
         assert result == seen, what
 
 
+LOST = replace(NOBODY, checkpointed=None, checkpoint_lost=True)
+POD_ENDED = frozenset({("default", "p")})
+
+
+@pytest.mark.parametrize(
+    ("what", "hold", "sighting", "seen"),
+    [
+        ("it is listed", HELD, replace(LOST, listed={KEY: POD}), InUse(POD, "podresources")),
+        (
+            "its pod runs",
+            HELD,
+            replace(LOST, live={("default", "p"): frozenset({"uid-p"})}),
+            InUse(POD, "runtime"),
+        ),
+        ("nobody says that its pod ended", HELD, LOST, Unsure),
+        ("it ended, by name", HELD, replace(LOST, ended_names=POD_ENDED), Absent(Trust.NO_CHECKPOINT)),
+        ("it ended, by UID", HELD, replace(LOST, ended=frozenset({"uid-p"})), Absent(Trust.NO_CHECKPOINT)),
+        (
+            "it ended, and the runtime is silent",
+            HELD,
+            replace(LOST, live=None, ended_names=POD_ENDED),
+            Unsure,
+        ),
+        ("the kubelet is young", HELD, replace(LOST, kubelet_stable=False, ended_names=POD_ENDED), Unsure),
+        ("whose it is was never known", GRANTED, LOST, Absent(Trust.NO_CHECKPOINT, UNKNOWN_GRACE_S)),
+    ],
+)
+def test_h14_without_the_kubelets_checkpoint(
+    what: str, hold: Hold, sighting: Sighting, seen: Seen | type
+) -> None:
+    result = look_at(hold, RES, sighting)
+    assert isinstance(result, seen) if isinstance(seen, type) else result == seen, what
+
+
 def test_a_use_that_another_hold_of_the_device_explains_keeps_no_hold() -> None:
     sighting = replace(NOBODY, used={("acc", "acc0"): True})
     assert look_at(HELD, RES, sighting, alone=False) == ABSENT
@@ -175,6 +209,8 @@ GRACE = Grace(unmatched=60, confirm=1, degraded=600)
         (HELD, Absence(10, 610, Trust.NO_RUNTIME), 1e6, True),
         (HELD, Absence(10, 654, Trust.NO_RUNTIME, 45), 1e6, False),
         (HELD, Absence(10, 655, Trust.NO_RUNTIME, 45), 1e6, True),
+        (HELD, Absence(10, 609, Trust.NO_CHECKPOINT), 1e6, False),  # H14
+        (HELD, Absence(10, 610, Trust.NO_CHECKPOINT), 1e6, True),
         (GRANTED, Absence(10, 30, Trust.WHOLE), 59, False),  # H12: admission may be under way
         (GRANTED, Absence(10, 30, Trust.WHOLE), 60, True),
     ],

@@ -119,6 +119,44 @@ async def test_a_damaged_checkpoint_and_one_of_another_version_are_missing_evide
     assert back.available and "cannot be read" in back.error, "the last error stays to be read"
 
 
+async def test_h14_a_checkpoint_that_is_gone_is_lost_where_something_is_held_and_else_empty(
+    folder: Path,
+) -> None:
+    api = Api(pod("other", "uid-o"))
+    bench = Bench(folder, api)
+    async with bench.sources:
+        empty = await bench.sources.look()
+        assert empty.checkpointed == {} and not empty.checkpoint_lost
+        bench.holders = [PodHolder("default", "p", "main", "uid-p")]
+        gone = await bench.sources.look()
+        assert gone.checkpointed is None and gone.checkpoint_lost
+        assert (gone.ended, gone.ended_names) == ({"uid-p"}, {("default", "p")}), (
+            "whoever is left to tell is asked"
+        )
+        assert "has lost its checkpoint" in bench.health("checkpoint").error
+        bench.notes("uid-o")
+        back = await bench.sources.look()
+        assert back.checkpointed and not back.checkpoint_lost and bench.health("checkpoint").available
+
+
+async def test_the_record_of_claims_is_read_while_the_ledger_is_new(folder: Path) -> None:
+    bench = Bench(folder, Api())
+    async with bench.sources:
+        assert (await bench.sources.look()).prepared is None
+        bench.fresh = True
+        assert (await bench.sources.look()).prepared == frozenset(), "no claim was ever prepared"
+        (folder / "dra_manager_state").write_text("{")
+        assert (await bench.sources.look()).prepared is None
+
+
+async def test_lists_of_pods_are_within_the_budget() -> None:
+    api, budget = Api(pod("p", "uid-p")), Budget()
+    pods = OwnPods("node-a", api, lambda trouble: None, lambda: 0.0, budget)  # type: ignore[arg-type]
+    await pods.look({"uid-p"})
+    await pods.list()
+    assert api.lists == budget.taken == 2
+
+
 async def test_the_clock_of_a_health_moves_only_when_it_changes() -> None:
     book = SourceBook(lambda name, yes: None)
     book.note("runtime", "away")
