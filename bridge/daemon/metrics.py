@@ -87,6 +87,12 @@ class Metrics:
             ["plane", "group"],
             registry=self.registry,
         )
+        self.kept = Counter(
+            "device_bridge_kept_without_allocation",
+            "Shares found kept for a claim that has no device any longer and that the kubelet does not unprepare.",
+            ["group"],
+            registry=self.registry,
+        )
         self.quarantines = Counter(
             "device_bridge_quarantines",
             "Quarantines that began; what is quarantined now is a state of device_bridge_devices.",
@@ -199,6 +205,8 @@ class Metrics:
                 self.lost.labels(news.group).inc()
             case told.Unproven():
                 self.unproven.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Kept():
+                self.kept.labels(news.group).inc(len(news.devices))
             case told.Quarantined():
                 self.quarantines.labels(news.group).inc()
             case told.Healed():

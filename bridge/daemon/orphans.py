@@ -20,6 +20,7 @@ from bridge.ledger.store import LedgerError
 from bridge.planes.words import has_ended, pod_uids, read_pod
 from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiError
+from dra_v1.claims import HAS_NOTHING, ClaimError, ClaimRef, check_claim
 from dra_v1.kube import ApiError, Json
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 60.0
 """Between looks, which are local. A claim is looked for so long after it was prepared: its pod has yet to be listed."""
+
+KEPT_S = 120.0
+"""A claim that has no device any longer is unprepared within so long, or people are told that it is not."""
 
 _ASK_AGAIN_S = 60.0
 _LONGEST_S = 3600.0
@@ -51,11 +55,15 @@ class Suspect:
     Attributes:
         proven: how many looks in a row have proven it an orphan.
         ask_at, pause: when to ask for it again, in the clock of sightings, and how long after that.
+        without_since: since when it is known to be there without a device; None while it has one.
+        told: whether that was told.
     """
 
     proven: int = 0
     ask_at: float = 0.0
     pause: float = _ASK_AGAIN_S
+    without_since: float | None = None
+    told: bool = False
 
 
 class Orphans:
@@ -71,6 +79,7 @@ class Orphans:
         budget: of requests that nobody waits for.
         files: where claims have theirs.
         unprepared: told of each claim that was treated so.
+        kept: told of each claim that is there, has no device any longer, and is not unprepared for long.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Orphans:
         budget: Budget,
         files: Files,
         unprepared: Callable[[str], None],
+        kept: Callable[[PreparedClaim], None],
     ) -> None:
         self._ledger = ledger
         self._drivers = drivers
@@ -94,6 +104,7 @@ class Orphans:
         self._budget = budget
         self._files = files
         self._unprepared = unprepared
+        self._kept = kept
         self._suspects: dict[Key, Suspect] = {}
         self._changed = asyncio.Event()
         ledger.subscribe(lambda _: self._changed.set())
@@ -122,7 +133,7 @@ class Orphans:
         asked = [key for key, suspect in self._suspects.items() if sighting.at >= suspect.ask_at]
         if not asked:
             return
-        gone = [key for key in asked if await self._is_gone(found[key].holder, self._suspects[key], sighting)]
+        gone = [key for key in asked if await self._is_gone(found[key], self._suspects[key], sighting)]
         if not gone:
             return
         pods = await self._list_pods()
@@ -136,8 +147,9 @@ class Orphans:
     def _prepared(self) -> tuple[PreparedClaim, ...]:
         return tuple(c for c in self._ledger.account.prepared_claims() if c.group in self._drivers)
 
-    async def _is_gone(self, holder: ClaimHolder, suspect: Suspect, sighting: Sighting) -> bool:
+    async def _is_gone(self, claim: PreparedClaim, suspect: Suspect, sighting: Sighting) -> bool:
         """Ask for a claim, and put off the next question if it is still there."""
+        holder = claim.holder
         await self._budget.take()
         try:
             body = await self._resources.find_claim(holder.namespace, holder.name)
@@ -151,6 +163,15 @@ class Orphans:
             return True
         suspect.ask_at, suspect.pause = sighting.at + suspect.pause, min(suspect.pause * 2, _LONGEST_S)
         suspect.proven = 0
+        ref = ClaimRef(holder.namespace, holder.name, holder.uid)
+        found = check_claim(body, ref, self._drivers[claim.group])
+        if not isinstance(found, ClaimError) or found.problem not in HAS_NOTHING:
+            suspect.without_since, suspect.told = None, False
+        elif suspect.without_since is None:
+            suspect.without_since = sighting.at
+        elif not suspect.told and sighting.at - suspect.without_since >= KEPT_S:
+            suspect.told = True
+            self._kept(claim)
         return False
 
     async def _unprepare(self, claim: PreparedClaim) -> None:

@@ -41,10 +41,11 @@ from bridge.daemon.tasks import cancel, done_or, until
 from bridge.daemon.telling import EventNews, QuarantineNews, log_news, source_news
 from bridge.devices.scanner import Scanner
 from bridge.ledger.evidence import Grace
-from bridge.ledger.holds import Plane, PodHolder
+from bridge.ledger.holds import Plane, PodHolder, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import EVERYTHING, LedgerError
+from bridge.planes import report as told
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.early_word import EarlyWord
 from bridge.planes.healing import Healing
@@ -200,6 +201,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
                 budget,
                 cdi,
                 deallocations.expect,
+                partial(_kept, ledger, report),
             )
             work["orphans"] = orphans.run()
         await until(stop, work)
@@ -213,6 +215,12 @@ def _list_read(reconciler: Reconciler, rivals: Rivals, group: str, yes: bool) ->
 
 def _rival(rivals: Rivals, group: str) -> str:
     return rivals.found.get(group, "")
+
+
+def _kept(ledger: Ledger, report: Report, claim: PreparedClaim) -> None:
+    devices = tuple(hold.share for hold in ledger.account.of_claim(claim.group, claim.holder.uid))
+    if devices:  # admin access has none
+        report.tell(told.Kept(claim.group, devices, claim.holder))
 
 
 def _drivers(config: Config) -> dict[str, str]:

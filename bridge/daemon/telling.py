@@ -21,6 +21,7 @@ _LINES: Mapping[type[News], tuple[int, str]] = {
     told.Unproven: (logging.WARNING, "handed out unproven"),
     told.Ended: (logging.INFO, "released"),
     told.Forced: (logging.WARNING, "released by force"),
+    told.Kept: (logging.WARNING, "kept without an allocation"),
     told.Reserved: (logging.INFO, "reserved"),
     told.ConditionSet: (logging.INFO, "binding condition"),
     told.ReservationLost: (logging.WARNING, "reservation lost"),
@@ -65,12 +66,13 @@ def _names(holds: Iterable[Hold]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Saying:
-    """What an event says, and about what; nothing named means the Node."""
+    """What an event says, and about what; nothing named means the Node, and it may be told there too."""
 
     reason: Reason
     text: str
     about: tuple[ObjectRef, ...] = ()
     warning: bool = True
+    also_node: bool = False
 
 
 class EventNews:
@@ -87,7 +89,7 @@ class EventNews:
         """Post the event that the news is worth, if any."""
         saying = of_claims(news) or of_node(news)
         if saying is not None:
-            for one in saying.about or (self._node,):
+            for one in (*saying.about, self._node) if saying.also_node or not saying.about else saying.about:
                 self._events.tell(one, saying.reason, saying.text, warning=saying.warning)
 
 
@@ -108,6 +110,8 @@ def of_claims(news: News) -> Saying | None:
         case told.Healed():
             text = f"the taint on {news.device} is taken back: {news.why}"
             return Saying(Reason.HEALED, text, concerned(Asker(news.asker.claim)), warning=False)
+        case told.Kept():
+            return Saying(Reason.KEPT, _kept(news), concerned(Asker(news.claim)), also_node=True)
         case told.ConflictStands():
             return Saying(Reason.NOT_HEALED, _stands(news), concerned(news.asker))
         case _:
@@ -183,6 +187,16 @@ def _healing(news: told.Healing) -> str:
         f"{news.device} was allocated to this claim, but {_listed(_names(news.holders))} has it already through the "
         f"device plugin API: the device is tainted, so that the cluster deletes this claim's pod and its controller "
         f"makes another, which gets another device"
+    )
+
+
+def _kept(news: told.Kept) -> str:
+    devices = [f"{news.group}/{device}" for device in news.devices]
+    commands = " and ".join(f"`bridge release {device} --yes-i-know`" for device in devices)
+    return (
+        f"{news.claim} is not allocated any longer, but {_listed(devices)} is kept for it: the kubelet of this "
+        f"node has not unprepared it, and does not list it for any pod. Nobody else gets it until then. Make sure "
+        f"that nothing on the node uses it, then {commands}; deleting the claim frees it too, once that is proven"
     )
 
 

@@ -149,10 +149,13 @@ class Ledger:
         await self._commit([Compared()])
         self.fresh = False
 
-    async def release(self, hold_ids: Iterable[int]) -> None:
-        """End device plugin holds whose release is proven (S4). Holds that ended already are passed over."""
+    async def release(self, hold_ids: Iterable[int]) -> tuple[Hold, ...]:
+        """End device plugin holds whose release is proven (S4); those that were ended. Holds that ended already are
+        passed over."""
         await self._usable()
-        await self._commit([DropHold(i) for i in hold_ids if self.account.get(i) is not None])
+        holds = tuple(h for i in hold_ids if (h := self.account.get(i)) is not None)
+        await self._commit([DropHold(h.id) for h in holds])
+        return holds
 
     # The DRA plane
 
@@ -212,19 +215,22 @@ class Ledger:
             changes.append(DropClaim(group, uid))
         await self._commit(changes)
 
-    async def deallocated(self, group: str, uid: str, still: frozenset[str] = frozenset()) -> None:
-        """End the holds of a claim that is no longer allocated and is not, or no longer, prepared.
+    async def deallocated(
+        self, group: str, uid: str, still: frozenset[str] = frozenset()
+    ) -> tuple[Hold, ...]:
+        """End the holds of a claim that is no longer allocated and is not, or no longer, prepared; those that were
+        ended.
 
         `still` are shares that its allocation names even so.
         """
         await self._usable()
-        await self._commit(
-            [
-                DropHold(h.id)
-                for h in self.account.of_claim(group, uid)
-                if h.phase is not Phase.PREPARED and h.share not in still
-            ]
+        holds = tuple(
+            h
+            for h in self.account.of_claim(group, uid)
+            if h.phase is not Phase.PREPARED and h.share not in still
         )
+        await self._commit([DropHold(h.id) for h in holds])
+        return holds
 
     # Modes
 

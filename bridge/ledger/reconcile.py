@@ -222,10 +222,10 @@ class Reconciler:
         if not holds:
             return
         try:
-            await self._ledger.release([hold.id for hold in holds])
+            ended = await self._ledger.release([hold.id for hold in holds])
         except LedgerError as error:
             log.error("cannot record a release", extra={"error": str(error)})
             return
-        for hold in holds:
+        for hold in ended:  # some may have ended otherwise meanwhile
             why = "no source shows it in use any longer"
             self._report.ended(Plane.DEVICE_PLUGIN, hold.group, [hold.share], str(hold.holder), why)

@@ -136,13 +136,14 @@ class Deallocations:
             return
         kept = still | {h.share for h in now if h.id not in asked}
         try:
-            await self._ledger.deallocated(group, uid, kept)
+            ended = await self._ledger.deallocated(group, uid, kept)
         except LedgerError as error:
             log.error("cannot record a release", extra={"group": group, "error": str(error)})
             return
-        self._report.ended(
-            Plane.DRA, group, [h.share for h in freed], str(freed[0].holder), "the claim is deallocated"
-        )
+        if ended:  # it may have ended otherwise meanwhile
+            self._report.ended(
+                Plane.DRA, group, [h.share for h in ended], str(ended[0].holder), "the claim is deallocated"
+            )
 
     def _holds(self, uid: str, *phases: Phase) -> tuple[Hold, ...]:
         account = self._ledger.account

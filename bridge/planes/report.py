@@ -142,6 +142,15 @@ class Forced:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A claim has no device any longer, and keeps these here: the kubelet does not unprepare it."""
+
+    group: str
+    devices: tuple[str, ...]
+    claim: ClaimHolder
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """Nobody gets a device (`*`: any of the group; group `*`: any at all)."""
 
@@ -215,6 +224,7 @@ News = (
     | Unproven
     | Ended
     | Forced
+    | Kept
     | Quarantined
     | QuarantineLifted
     | Healing

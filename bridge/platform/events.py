@@ -73,6 +73,10 @@ class Reason(enum.StrEnum):
     """A claim that lost a race is left where it is; the text says why, and what to delete. On the claim and its
     pods."""
 
+    KEPT = "DeviceKept"
+    """A claim that has no device any longer keeps one on this node, since the kubelet does not unprepare it; the text
+    says what frees it. On the claim and the Node."""
+
     QUARANTINED = "DeviceQuarantined"
     """Nobody gets a device (or a group's, or any) until the doubt about it is settled. On the Node."""
 

@@ -251,6 +251,22 @@ BREAKS = (
         (_HEALED,),
     ),
     Break(
+        "a claim that keeps a device without an allocation is not told",
+        "Q4",
+        "bridge/daemon/orphans.py",
+        "            self._kept(claim)\n",
+        "",
+        ("tests/unit/test_orphans.py",),
+    ),
+    Break(
+        "what ended otherwise is told as released with proof",
+        "Q4",
+        "bridge/ledger/reconcile.py",
+        "        for hold in ended:  # some",
+        "        for hold in holds:  # some",
+        ("tests/unit/test_reconcile.py",),
+    ),
+    Break(
         "pods that are nominated for the node are not followed",
         "net 1, Q3",
         "bridge/planes/early_word.py",

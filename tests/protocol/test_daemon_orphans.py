@@ -9,8 +9,10 @@ import pytest
 from bridge.daemon import orphans, sources
 from bridge.ledger.holds import Phase
 from bridge.sandbox import make
+from tests.protocol.claims import deallocate
 from tests.protocol.stage import NX, Clock, acc, stage
 from tests.protocol.test_daemon_features import nx
+from tests.protocol.test_daemon_healing import told
 from tests.protocol.test_daemon_recovery import tuned_pod
 
 FREED = "unprepared a claim that is gone: the kubelet will not"
@@ -45,6 +47,25 @@ async def test_h21_a_claim_that_is_gone_and_never_unprepared_is_freed_with_proof
         assert (await node.log.wait(FREED))["claim"] == "default/c"
         await node.holds_are(set())
         await node.allocate(acc(0))
+
+
+async def test_a_claim_that_lives_on_unallocated_and_is_never_unprepared_is_told_with_what_to_do(
+    clock: Clock,
+) -> None:
+    async with stage() as node:
+        claim = node.claim_on("c", acc(0))
+        assert not (await node.prepare(claim))[uid(claim)].error
+        deallocate(node, "c")
+        await clock.go(sources.STABLE_S + 1)
+        for _ in range(4):
+            await clock.go(1800)
+        said = await node.log.wait("kept without an allocation")
+        assert said["claim"] == "claim default/c" and said["devices"] == [acc(0)]
+        text = await told(node, "c", "DeviceKept")
+        assert f"`bridge release acc/{acc(0)} --yes-i-know`" in text
+        assert await told(node, node.box.node, "DeviceKept") == text
+        assert node.phases() == {acc(0): Phase.PREPARED}
+        assert len(node.log.of("kept without an allocation")) == 1
 
 
 async def test_h21_another_claim_under_the_name_frees_the_one_that_is_gone(clock: Clock) -> None:

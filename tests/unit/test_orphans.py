@@ -104,6 +104,7 @@ class Bench:
         self.ledger, self.server = ledger, Server()
         self.removed: list[str] = []
         self.told: list[str] = []
+        self.kept: list[str] = []
         self._at = 0.0
         self.orphans = Orphans(
             ledger,
@@ -115,6 +116,7 @@ class Bench:
             Budget(),
             self,
             self.told.append,
+            lambda claim: self.kept.append(claim.holder.uid),
         )
 
     async def _never(self) -> Sighting:
@@ -171,13 +173,36 @@ async def test_h21_pods_that_nobody_can_list_prove_nothing(bench: Bench) -> None
     assert bench.phases == [Phase.RELEASING]
 
 
+async def test_a_claim_that_lives_on_without_a_device_is_told_once_after_some_minutes(bench: Bench) -> None:
+    allocated = {"devices": {"results": [{"request": "r", "driver": DRIVER, "pool": "n", "device": "acc0"}]}}
+    with_device = {"metadata": {"namespace": "default", "name": "c", "uid": "uid-c"}} | {
+        "status": {"allocation": allocated}
+    }
+    without = {"metadata": {"namespace": "default", "name": "c", "uid": "uid-c"}, "status": {}}
+    bench.server.claim = with_device
+    await bench.see(*[QUIET] * 10)
+    assert bench.kept == []
+    await bench.see(replace(QUIET, claimed=LISTED))  # it begins anew
+    bench.server.claim = without
+    await bench.see(QUIET, QUIET)
+    assert bench.kept == [], "an Unprepare may come yet"
+    await bench.see(*[QUIET] * 200)
+    assert bench.kept == ["uid-c"] and bench.phases == [Phase.PREPARED]
+    await bench.see(replace(QUIET, claimed=LISTED))
+    bench.server.claim = with_device
+    await bench.see(*[QUIET] * 2)
+    bench.server.claim = without
+    await bench.see(*[QUIET] * 10)
+    assert bench.kept == ["uid-c"] * 2, "another time is told again"
+
+
 async def test_h21_a_claim_that_is_there_is_asked_for_ever_more_seldom(bench: Bench) -> None:
     asked = 0
 
     async def there(namespace: str, name: str) -> dict[str, Any]:
         nonlocal asked
         asked += 1
-        return {"metadata": {"uid": "uid-c"}}
+        return {"metadata": {"namespace": "default", "name": "c", "uid": "uid-c"}}
 
     bench.server.get_claim = there  # type: ignore[method-assign]
     await bench.see(*[QUIET] * 60)

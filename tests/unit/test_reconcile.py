@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridge.ledger.evidence import ClaimedDevice, Grace, Sighting
-from bridge.ledger.holds import ClaimHolder, Phase, Pick, Plane, PodHolder, Refused, Use
+from bridge.ledger.holds import ClaimHolder, Hold, Phase, Pick, Plane, PodHolder, Refused, Use
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
 from bridge.ledger.store import LedgerError
@@ -223,7 +223,7 @@ async def test_a_release_that_cannot_be_written_is_tried_again(
     await bench.see(*times(QUIET, [0, 1]))
     with monkeypatch.context() as patched:
 
-        async def full(_: object) -> None:
+        async def full(_: object) -> tuple[Hold, ...]:
             raise LedgerError("disk full")
 
         patched.setattr(bench.ledger, "release", full)
@@ -231,6 +231,22 @@ async def test_a_release_that_cannot_be_written_is_tried_again(
     assert bench.held() and bench.releases.seen == []
     await bench.see(*times(QUIET, [71]))
     assert bench.held() == {} and bench.releases.seen == ["acc0"]
+
+
+async def test_what_ended_otherwise_while_a_look_was_acted_on_is_not_told_as_released(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, used = await bench.ledger.grant([pick("acc0"), pick("acc1")])
+    await bench.see(*times(QUIET, [0, 1]))
+    attribute = bench.ledger.attribute
+
+    async def meanwhile(hold_id: int, pod: PodHolder) -> None:
+        await bench.ledger.force_release([gone.id], "me", "stale")
+        await attribute(hold_id, pod)
+
+    monkeypatch.setattr(bench.ledger, "attribute", meanwhile)
+    await bench.see(replace(QUIET, at=70, listed={(RESOURCE, "acc1"): POD}))
+    assert bench.held().keys() == {used.share} and bench.releases.seen == []
 
 
 async def test_it_does_not_look_while_this_plane_holds_nothing(
