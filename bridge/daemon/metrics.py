@@ -192,6 +192,8 @@ class Metrics:
             case told.Forced():
                 self.releases.labels(news.plane, news.group, "forced").inc(len(news.devices))
                 self.forced.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Kept():
+                self.kept.labels(news.group).inc(len(news.devices))
             case _:
                 self._count_trouble(news)
 
@@ -205,8 +207,6 @@ class Metrics:
                 self.lost.labels(news.group).inc()
             case told.Unproven():
                 self.unproven.labels(news.plane, news.group).inc(len(news.devices))
-            case told.Kept():
-                self.kept.labels(news.group).inc(len(news.devices))
             case told.Quarantined():
                 self.quarantines.labels(news.group).inc()
             case told.Healed():
