@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from bridge.ledger.account import Account
-from bridge.ledger.holds import Plane, PreparedClaim
+from bridge.ledger.holds import Phase, Plane, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.planes.cdi import static_edits
 from bridge.planes.claims import decode
@@ -36,7 +36,10 @@ class GroupFiles:
 
         `noted`: UIDs of claims that the kubelet has prepared, known to the ledger or not; None if that cannot be told.
         """
-        keep = {claim.holder.uid for claim in self._ledger.account.prepared_claims()}
+        account = self._ledger.account
+        keep = {claim.holder.uid for claim in account.prepared_claims()}
+        # Those that were taken up from evidence have no answer.
+        keep |= {hold.holder.uid for hold in account.on_plane(Plane.DRA) if hold.phase is Phase.PREPARED}
 
         def sweep() -> None:
             self._cdi.sweep_groups(groups)

@@ -296,7 +296,8 @@ def _create(path: Path, damage: tuple[Path, str] | None) -> None:
 def _why(aside: Path, error: str) -> str:
     return (
         f"the ledger was damaged ({error}) and is kept as {aside.name}; drain the node, then start the daemon "
-        f"once with --accept-empty-ledger"
+        f"once with --accept-empty-ledger; nothing lifts it before, for it may have named claims that are still "
+        f"allocated here and that no pod names now"
     )
 
 

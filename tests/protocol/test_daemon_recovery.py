@@ -611,6 +611,49 @@ async def test_h14_a_lost_checkpoint_releases_nothing_that_runs(clock: Clock) ->
         assert "held by pod default/p" in (await node.prepare(late))[uid(late)].error
 
 
+async def test_h14_a_checkpoint_that_is_gone_proves_nothing_and_keeps_no_hold_for_ever(clock: Clock) -> None:
+    async with stage() as node:
+        await node.run_pod("p", limits={RESOURCE: 1})
+        await clock.looked()
+        await clock.go(sources.STABLE_S + 1)
+        since = len(node.log.records)
+        (node.box.paths.device_plugins / "kubelet_internal_checkpoint").unlink()
+        assert (
+            "has lost its checkpoint"
+            in (await node.log.wait("evidence missing, releases wait", since))["error"]
+        )
+        await clock.go(3600)
+        assert set(node.ledger()) == {acc(1)}, "its container runs"
+        node.box.delete_pod("p")
+        await node.box.wait_gone("pods", "p")
+        await clock.looked()
+        await clock.go(590)
+        assert set(node.ledger()) == {acc(1)}, "no source shows it, and the one that would is missing"
+        clock.skip(11)
+        await node.holds_are(set())
+
+
+async def test_h35_files_of_claims_that_a_lost_ledger_does_not_know_stay_while_the_kubelet_has_them() -> None:
+    async with stage() as node:
+        node.box.create_claim("c", make.request("acc"))
+        await node.run_pod("p", claims={"dev": "c"})
+        (hold,) = node.holds()
+        await node.stop()
+        file = node.box.paths.cdi_dynamic / f"device-bridge.io-acc-claim-{hold.holder.uid}.json"
+        kind = {"cdiVersion": "0.5.0", "kind": "device-bridge.io/acc", "devices": []}
+        file.write_text(json.dumps(kind))
+        for old in node.state.glob("ledger.*"):
+            old.unlink()
+        await node.start()
+        await node.stop()
+        await node.start()
+        assert file.exists() and node.phases() == {acc(0): Phase.PREPARED}
+        node.box.delete_pod("p")
+        await node.box.wait_gone("pods", "p")
+        await node.holds_are(set())
+        assert not file.exists()
+
+
 async def test_a_damaged_ledger_is_kept_aside_and_everything_is_quarantined() -> None:
     """S5: nothing is handed out until a person has looked; running pods are left alone."""
     async with stage() as node:
