@@ -53,8 +53,12 @@ def _whole(body: Json) -> Json:
     return body
 
 
-async def _at_once() -> None:
-    """Nothing is to be waited for."""
+Turn = Callable[[], Awaitable[None]]
+"""Awaited before a request that nobody waits for: a budget of requests says when it may be made."""
+
+
+async def at_once() -> None:
+    """No budget: now."""
 
 
 async def follow(
@@ -65,7 +69,7 @@ async def follow(
     max_wait_s: float = MAX_WAIT_S,
     keep: Callable[[Json], Json] = _whole,
     page: int = 0,
-    turn: Callable[[], Awaitable[None]] = _at_once,
+    turn: Turn = at_once,
 ) -> AsyncGenerator[Followed, None]:
     """Follow a collection until cancelled: `Listed` first and after every gap, `Changed` in between.
 
@@ -110,7 +114,7 @@ async def _once(
     params: Mapping[str, str],
     keep: Callable[[Json], Json],
     page: int,
-    turn: Callable[[], Awaitable[None]],
+    turn: Turn,
 ) -> AsyncGenerator[Listed | Changed, None]:
     """One list and every watch that can go on from it; ends by an error only."""
     items, version = await _list(api, path, params, keep, page, turn)
@@ -133,7 +137,7 @@ async def _list(
     params: Mapping[str, str],
     keep: Callable[[Json], Json],
     page: int,
-    turn: Callable[[], Awaitable[None]],
+    turn: Turn,
 ) -> tuple[tuple[Json, ...], str]:
     """What is kept of all objects, and the resource version to watch from: that of the list's beginning."""
     kept: list[Json] = []

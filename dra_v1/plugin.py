@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from dra_v1.claims import Claim, ClaimError, ClaimRef, fetch_claims
 from dra_v1.driver import Driver
+from dra_v1.follow import Turn, at_once
 from dra_v1.kube import KubeApi
 from dra_v1.registration import RegistrationStatus, WatcherRegistration
 from dra_v1.resource_api import ResourceApi
@@ -96,6 +97,7 @@ class DraPlugin:
         on_dropped: called with the fields that this cluster does not keep.
         on_registration: called with each word of the kubelet on the registration.
         observe: called after each Prepare and Unprepare, see `server.Observer`.
+        turn: awaited before each list and watch of slices, see `follow.follow`.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class DraPlugin:
         on_dropped: Callable[[frozenset[str]], None] | None = None,
         on_registration: Callable[[RegistrationStatus], None] | None = None,
         observe: Observer | None = None,
+        turn: Turn = at_once,
     ) -> None:
         check_driver_name(driver_name)
         self.driver_name, self.node_name = driver_name, node_name
@@ -133,6 +136,7 @@ class DraPlugin:
             node_uid=node_uid,
             devices_per_slice=devices_per_slice,
             on_dropped=on_dropped,
+            turn=turn,
         )
         self._opening: asyncio.Task[None] | None = None
 

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from dra_v1.backoff import Backoff
-from dra_v1.follow import Changed, Followed, Listed, Lost, follow
+from dra_v1.follow import Changed, Followed, Listed, Lost, Turn, follow
 from dra_v1.kube import ApiError, Invalid, Json, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi, slice_to_v1
 from dra_v1.slice_plan import Stored, read_slice
@@ -47,7 +47,13 @@ class SliceMirror:
     """
 
     def __init__(
-        self, api: ResourceApi, driver_name: str, node_name: str, watcher: Watcher, recheck_s: float
+        self,
+        api: ResourceApi,
+        driver_name: str,
+        node_name: str,
+        watcher: Watcher,
+        recheck_s: float,
+        turn: Turn,
     ) -> None:
         self.stored: dict[str, Stored] = {}
         self.taken: set[str] = set()
@@ -57,6 +63,7 @@ class SliceMirror:
         self._driver, self._node = driver_name, node_name
         self._watcher = watcher
         self._recheck_s = recheck_s
+        self._turn = turn
         self._selector = f"spec.driver={driver_name},spec.nodeName={node_name}"
 
     async def run(self) -> None:
@@ -65,7 +72,8 @@ class SliceMirror:
         while True:
             try:
                 path = await self._api.slices_path()
-                async with aclosing(follow(self._api.api, path, {"fieldSelector": self._selector})) as stream:
+                stream = follow(self._api.api, path, {"fieldSelector": self._selector}, turn=self._turn)
+                async with aclosing(stream):
                     async for found in stream:
                         backoff.reset()
                         await self._take(found)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from dra_v1.backoff import Allowance, Backoff
+from dra_v1.follow import Turn, at_once
 from dra_v1.kube import ApiError, Conflict, Json, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 from dra_v1.slice_mirror import SliceMirror
@@ -92,6 +93,7 @@ class SlicePublisher:
         on_dropped: called with field names when the server turns out not to keep them: plan without them.
         on_status: called with every new status.
         recheck_s: see `RECHECK_S`.
+        turn: awaited before each list and watch, see `follow`.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class SlicePublisher:
         on_dropped: Callable[[frozenset[str]], None] | None = None,
         on_status: Callable[[PublisherStatus], None] | None = None,
         recheck_s: float = RECHECK_S,
+        turn: Turn = at_once,
     ) -> None:
         check_driver_name(driver_name)
         self.driver_name, self.node_name = driver_name, node_name
@@ -114,7 +117,7 @@ class SlicePublisher:
         self._owner = node_uid or ""
         self._on_dropped = on_dropped
         self._on_status = on_status
-        self._mirror = SliceMirror(api, driver_name, node_name, self, recheck_s)
+        self._mirror = SliceMirror(api, driver_name, node_name, self, recheck_s, turn)
         self._scope = Scope(driver_name, node_name, "", devices_per_slice)
         self._adopted: dict[str, tuple[str, str]] = {}
         self._layouts: dict[str, Layout] = {}

@@ -169,6 +169,7 @@ class GroupRunner:
             kubelet_root=context.config.daemon.kubelet_root,
             on_dropped=feed.dropped,
             on_registration=lambda status: feed.registered(bool(status.registered)),
+            turn=context.budget.take,
         )
         context.metrics.published.labels(group.name).set_function(
             lambda: plugin.publication.last_published or 0.0

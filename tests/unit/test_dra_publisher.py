@@ -46,6 +46,23 @@ def pool(*numbers: int) -> list[Pool]:
     return [Pool(NODE, devices(*numbers))]
 
 
+async def test_each_list_and_each_watch_waits_for_its_turn(fake: FakeApi) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    async with publishing(fake, turn=turn) as publisher:
+        await publisher.publish(pool(1))
+        await fake.until(lambda: fake.watchers == 1)
+        fake.watch_answers.append("410")
+        fake.end_watches()
+        await fake.until(lambda: sum(1 for kind, _ in fake.requests if kind == "WATCH") == 3)
+    slices = [kind for kind, path in fake.requests if path.endswith("/resourceslices")]
+    assert turns == slices.count("GET") + slices.count("WATCH") == 5
+
+
 async def test_devices_are_stored_in_one_slice_owned_by_the_node(fake: FakeApi) -> None:
     async with publishing(fake) as publisher:
         await publisher.publish(pool(1, 2))
