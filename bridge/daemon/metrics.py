@@ -75,6 +75,18 @@ class Metrics:
             ["plane", "group"],
             registry=self.registry,
         )
+        self.taken_up = Counter(
+            "device_bridge_taken_up",
+            "Devices that pods were found to have past the ledger, or from before it.",
+            ["plane", "group"],
+            registry=self.registry,
+        )
+        self.orphans = Counter(
+            "device_bridge_orphans",
+            "Claims without anybody: idle (allocated, no pod names it), freed (gone, never unprepared).",
+            ["group", "result"],
+            registry=self.registry,
+        )
         self.releases = Counter(
             "device_bridge_releases",
             "Holds ended, by why: proof (no source shows a use), deallocated (the claim), forced (by an operator).",
@@ -194,8 +206,21 @@ class Metrics:
                 self.forced.labels(news.plane, news.group).inc(len(news.devices))
             case told.Kept():
                 self.kept.labels(news.group).inc(len(news.devices))
+            case told.TakenUp() | told.Unproven() | told.Idle() | told.Orphaned():
+                self._count_found(news)
             case _:
                 self._count_trouble(news)
+
+    def _count_found(self, news: told.TakenUp | told.Unproven | told.Idle | told.Orphaned) -> None:
+        match news:
+            case told.TakenUp():
+                self.taken_up.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Unproven():
+                self.unproven.labels(news.plane, news.group).inc(len(news.devices))
+            case told.Idle():
+                self.orphans.labels(news.group, "idle").inc()
+            case told.Orphaned():
+                self.orphans.labels(news.group, "freed").inc()
 
     def _count_trouble(self, news: told.News) -> None:
         match news:
@@ -205,8 +230,6 @@ class Metrics:
                 self.conditions.labels(news.group, news.outcome).inc()
             case told.ReservationLost():
                 self.lost.labels(news.group).inc()
-            case told.Unproven():
-                self.unproven.labels(news.plane, news.group).inc(len(news.devices))
             case told.Quarantined():
                 self.quarantines.labels(news.group).inc()
             case told.Healed():

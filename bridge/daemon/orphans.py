@@ -17,6 +17,7 @@ from bridge.ledger.evidence import Sighting
 from bridge.ledger.holds import ClaimHolder, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
+from bridge.planes.report import Orphaned, Report
 from bridge.planes.words import has_ended, pod_uids, read_pod
 from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiError
@@ -78,6 +79,7 @@ class Orphans:
         resources: where to ask for claims.
         budget: of requests that nobody waits for.
         files: where claims have theirs.
+        report: told of what was freed so.
         unprepared: told of each claim that was treated so.
         kept: told of each claim that is there, has no device any longer, and is not unprepared for long.
     """
@@ -92,6 +94,7 @@ class Orphans:
         resources: ResourceApi,
         budget: Budget,
         files: Files,
+        report: Report,
         unprepared: Callable[[str], None],
         kept: Callable[[PreparedClaim], None],
     ) -> None:
@@ -103,6 +106,7 @@ class Orphans:
         self._resources = resources
         self._budget = budget
         self._files = files
+        self._report = report
         self._unprepared = unprepared
         self._kept = kept
         self._suspects: dict[Key, Suspect] = {}
@@ -177,6 +181,7 @@ class Orphans:
     async def _unprepare(self, claim: PreparedClaim) -> None:
         group, uid = claim.group, claim.holder.uid
         extra = {"group": group, "claim": f"{claim.holder.namespace}/{claim.holder.name}", "uid": uid}
+        devices = tuple(hold.share for hold in self._ledger.account.of_claim(group, uid))
         try:
             await self._ledger.unprepare(group, uid)
             await asyncio.to_thread(self._files.remove_claim, group, uid)
@@ -184,6 +189,7 @@ class Orphans:
             log.error("cannot unprepare a claim that is gone", extra=extra | {"error": str(error)})
             return
         log.warning("unprepared a claim that is gone: the kubelet will not", extra=extra)
+        self._report.tell(Orphaned(group, devices, str(claim.holder)))
         del self._suspects[group, uid]
         self._unprepared(uid)
 

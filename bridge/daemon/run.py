@@ -200,6 +200,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
                 resources,
                 budget,
                 cdi,
+                report,
                 deallocations.expect,
                 partial(_kept, ledger, report),
             )

@@ -114,6 +114,12 @@ def of_claims(news: News) -> Saying | None:
             return Saying(Reason.KEPT, _kept(news), concerned(Asker(news.claim)), also_node=True)
         case told.ConflictStands():
             return Saying(Reason.NOT_HEALED, _stands(news), concerned(news.asker))
+        case told.Idle():
+            text = (
+                f"{_listed(news.devices)} of group {news.group} stays with this claim, and no pod of this node names "
+                f"it: delete the claim if it is not needed"
+            )
+            return Saying(Reason.IDLE, text, concerned(Asker(news.claim)))
         case _:
             return None
 
@@ -127,6 +133,8 @@ def of_node(news: News) -> Saying | None:
             what = f"{_listed(news.devices)} of group {news.group}"
             text = f"{what} was taken from {news.holder} by {news.who}: {news.why}"
             return Saying(Reason.RELEASED_BY_FORCE, text)
+        case told.TakenUp() | told.Unproven() | told.Orphaned():
+            return _found(news)
         case told.Quarantined():
             text = f"{_what(news.group, news.device)} is not offered any more, on either plane: {news.why}"
             return Saying(Reason.QUARANTINED, text)
@@ -140,6 +148,23 @@ def of_node(news: News) -> Saying | None:
             return Saying(Reason.PROOF_RESTORED, f"{news.source} answers again", warning=False)
         case _:
             return None
+
+
+def _found(news: told.TakenUp | told.Unproven | told.Orphaned) -> Saying:
+    """What to say of what others did, or left undone."""
+    what = f"{_listed(news.devices)} of group {news.group}"
+    match news:
+        case told.TakenUp():
+            text = f"the kubelet shows {what} with {news.holder}, and not through this daemon: it is held from now on"
+            return Saying(Reason.TAKEN_UP, text)
+        case told.Unproven():
+            text = f"{what} was given out again, and nobody could say whether its last pod still has it: {news.why}"
+            return Saying(Reason.UNPROVEN, text)
+        case told.Orphaned():
+            text = (
+                f"{what} is freed: {news.holder} is gone, no pod uses it, and the kubelet never unprepared it"
+            )
+            return Saying(Reason.ORPHANED, text)
 
 
 def concerned(asker: Asker) -> tuple[ObjectRef, ...]:

@@ -43,6 +43,10 @@ class Names(Protocol):
         """The pick for a group and a name."""
 
 
+TakenUp = Callable[[Plane, str, list[str], str], None]
+"""See `bridge.planes.report.Report.taken_up`."""
+
+
 class Claims(Protocol):
     """What the API server says of claims while the ledger is new."""
 
@@ -65,11 +69,12 @@ class NoClaims:
 class Doubts:
     """Compares sightings with the ledger.
 
-    `claims`: what the API server says of them while the ledger is new.
+    `taken_up` is told of what was; `claims`: what the API server says of them while the ledger is new.
     """
 
-    def __init__(self, ledger: Ledger, names: Names, claims: Claims | None = None) -> None:
+    def __init__(self, ledger: Ledger, names: Names, taken_up: TakenUp, claims: Claims | None = None) -> None:
         self._ledger = ledger
+        self._taken_up = taken_up
         self._claims: Claims = claims or NoClaims()
         self._heard = False
         self._noted: dict[Where, str] | None = None
@@ -143,6 +148,7 @@ class Doubts:
                 "took up a hold that the ledger lacked",
                 extra={"group": group, "device": device_id, "holder": str(pod)},
             )
+            self._taken_up(Plane.DEVICE_PLUGIN, group, [device_id], str(pod))
         return fences
 
     def _is_whole(self, sighting: Sighting) -> bool:
@@ -222,6 +228,7 @@ class Doubts:
             "took up a claim that the ledger lacked",
             extra={"group": group, "device": used.device, "holder": str(holder)},
         )
+        self._taken_up(Plane.DRA, group, [used.name], str(holder))
 
     def _unknown_claims(self, claimed: Iterable[ClaimedDevice]) -> dict[Where, str]:
         """Devices of ours that pods use through claims of which the ledger knows nothing."""

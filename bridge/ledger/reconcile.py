@@ -45,11 +45,15 @@ OFTEN_S = 5.0
 """After the end of a pod: its sandbox goes a moment later than its containers."""
 
 
-class Ended(Protocol):
-    """Told of each hold that ended."""
+class Told(Protocol):
+    """Told of each hold that ended, and of each that was found."""
 
     def ended(self, plane: Plane, group: str, devices: list[str], holder: str, why: str) -> None:
         """See `bridge.planes.report.Report`."""
+        ...
+
+    def taken_up(self, plane: Plane, group: str, devices: list[str], holder: str) -> None:
+        """See there."""
         ...
 
 
@@ -75,7 +79,7 @@ class Reconciler:
         ledger: the account.
         names: how our devices are called.
         look: looks at every source once.
-        report: told of releases.
+        report: told of releases, and of what is taken up.
         grace: how long to wait.
         claims: what the API server says of claims while the ledger is new.
     """
@@ -85,7 +89,7 @@ class Reconciler:
         ledger: Ledger,
         names: Names,
         look: Callable[[], Awaitable[Sighting]],
-        report: Ended,
+        report: Told,
         grace: Grace,
         claims: Claims | None = None,
     ) -> None:
@@ -94,7 +98,7 @@ class Reconciler:
         self._look = look
         self._report = report
         self._grace = grace
-        self._doubts = Doubts(ledger, names, claims)
+        self._doubts = Doubts(ledger, names, report.taken_up, claims)
         self._absences: dict[int, Absence] = {}
         self._first_seen: dict[int, float] = {}
         self._evidence: dict[int, str] = {}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from bridge.ledger.holds import ClaimHolder, Phase, Plane
 from bridge.planes.claims import decode
 from bridge.planes.pursuit import Look, Pursuit, Watches
+from bridge.planes.report import Idle
 from bridge.planes.reservations import Outcome, Part, Reservations, Tools
 from bridge.planes.words import Key, Place, PodRef, Pods, Sight, followed, has_ended, prune, read_pod
 from bridge.platform.pulse import Pulse
@@ -392,6 +393,10 @@ class EarlyWord:
             return
         self._orphans[key] = (since, True)
         devices = [device for _, device in seen.outcome.devices]
+        claim = ClaimHolder(*key, seen.uid)
+        for group in dict.fromkeys(group for group, _ in seen.outcome.devices):
+            theirs = tuple(device for one, device in seen.outcome.devices if one == group)
+            self._tools.report.tell(Idle(group, theirs, claim))
         log.warning(
             "a claim keeps devices and no pod of this node names it; delete it if it is not needed",
             extra={"claim": "/".join(key), "devices": devices},

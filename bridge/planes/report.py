@@ -119,6 +119,34 @@ class Unproven:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A hold that somebody else made, past the ledger or before it: the kubelet shows it."""
+
+    plane: Plane
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A claim has devices and no pod of this node names it, for long."""
+
+    group: str
+    devices: tuple[str, ...]
+    claim: ClaimHolder
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """A claim that is gone was treated as unprepared: the kubelet will never do it."""
+
+    group: str
+    devices: tuple[str, ...]
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Holds ended on proof; the devices are free again."""
 
@@ -222,6 +250,9 @@ News = (
     | ReservationLost
     | ConditionSet
     | Unproven
+    | TakenUp
+    | Idle
+    | Orphaned
     | Ended
     | Forced
     | Kept
@@ -276,6 +307,10 @@ class Report:
     def unproven(self, plane: Plane, group: str, devices: Sequence[str], why: str) -> None:
         """Devices were handed out again, and nobody could say whether their last pod still runs."""
         self.tell(Unproven(plane, group, tuple(devices), why))
+
+    def taken_up(self, plane: Plane, group: str, devices: Sequence[str], holder: str) -> None:
+        """Holds were taken up that this daemon had not made."""
+        self.tell(TakenUp(plane, group, tuple(devices), holder))
 
     def ended(self, plane: Plane, group: str, devices: Sequence[str], holder: str, why: str) -> None:
         """Holds ended; the devices are free again."""

@@ -86,6 +86,19 @@ class Reason(enum.StrEnum):
     RELEASED_BY_FORCE = "DeviceReleasedByForce"
     """An operator ended a hold without proof that it had ended (`bridge release`). On the Node."""
 
+    TAKEN_UP = "DeviceTakenUp"
+    """The kubelet shows a pod with a device that this daemon did not give it: another plugin did, or the ledger was
+    lost. Nobody else gets it meanwhile. On the Node."""
+
+    UNPROVEN = "DeviceHandedOutUnproven"
+    """The kubelet gave a device out again, and nobody could say whether its last pod still has it. On the Node."""
+
+    IDLE = "DeviceClaimUnused"
+    """A claim has devices and no pod of the node names it: it keeps them until somebody deletes it. On the claim."""
+
+    ORPHANED = "DeviceClaimOrphaned"
+    """A claim is gone and the kubelet never unprepared it: its devices were freed all the same. On the Node."""
+
     PROOF_DEGRADED = "DeviceProofDegraded"
     """A source of evidence does not answer: releases of the device plugin's devices wait for it. On the Node."""
 

@@ -45,6 +45,8 @@ async def test_h21_a_claim_that_is_gone_and_never_unprepared_is_freed_with_proof
         node.box.api.registry.delete("resourceclaims", "c", "default")
         clock.skip(2 * 3600)
         assert (await node.log.wait(FREED))["claim"] == "default/c"
+        text = await told(node, node.box.node, "DeviceClaimOrphaned")
+        assert text.startswith(f"{acc(0)} of group acc is freed: claim default/c is gone")
         await node.holds_are(set())
         await node.allocate(acc(0))
 

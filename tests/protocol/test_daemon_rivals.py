@@ -28,6 +28,7 @@ from dra_v1.registration import WatcherRegistration
 from tests.protocol.attributions import Attributions, known
 from tests.protocol.raw_plugins import RawDevicePlugin
 from tests.protocol.stage import DRIVER, RESOURCE, Clock, Node, acc, stage
+from tests.protocol.test_daemon_healing import told
 
 __all__ = ["known"]
 
@@ -230,8 +231,8 @@ async def test_h19_what_a_plugin_of_the_older_route_hands_out_past_us_is_held_ag
             if ids == [acc(0)]:  # then the ledger had it out, and it is attributed as any other
                 await known.wait("p")
             else:
-                told = await node.log.wait("took up a hold that the ledger lacked")
-                assert told["device"] == acc(1)
+                taken = await node.log.wait("took up a hold that the ledger lacked")
+                assert taken["device"] == acc(1)
             claim = node.claim_on("c", ids[0])
             assert "held by pod default/p" in (await node.prepare(claim))[uid(claim)].error
         finally:
@@ -294,8 +295,9 @@ async def test_h19_what_a_plugin_of_the_older_route_hands_out_shows_though_this_
             node.box.create_pod(make.pod("p", limits={RESOURCE: 1}))
             await node.box.wait_phase("p", "Running")
             assert rival.allocated == [[acc(0)]]
-            told = await node.log.wait("took up a hold that the ledger lacked")
-            assert told["device"] == acc(0)
+            assert (await node.log.wait("took up a hold that the ledger lacked"))["device"] == acc(0)
+            text = await told(node, node.box.node, "DeviceTakenUp")
+            assert text.startswith(f"the kubelet shows {acc(0)} of group acc with pod default/p")
             claim = node.claim_on("c", acc(0))
             assert "held by pod default/p" in (await node.prepare(claim))[uid(claim)].error
         finally:

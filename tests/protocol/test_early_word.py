@@ -14,6 +14,7 @@ from bridge.sandbox import make
 from bridge.sandbox.kubelet.endpoint import EndpointError
 from tests.protocol.claims import CLAIM_GETS, CLAIM_WATCHES, UNBOUND, claims_watched, deallocate, stuck_pod
 from tests.protocol.stage import acc, stage
+from tests.protocol.test_daemon_healing import told as told_of
 from tests.protocol.test_daemon_recovery import gated
 
 
@@ -51,6 +52,8 @@ async def test_h5_a_claim_that_no_pod_names_any_longer_keeps_its_device_and_that
         node.box.delete_pod("p", force=True)
         said = "a claim keeps devices and no pod of this node names it; delete it if it is not needed"
         assert (await node.log.wait(said))["devices"] == [acc(0)]
+        text = await told_of(node, "c", "DeviceClaimUnused")
+        assert text.startswith(f"{acc(0)} of group acc stays with this claim") and "delete the claim" in text
         assert node.phases() == {acc(0): Phase.RESERVED}
         node.box.api.registry.delete("resourceclaims", "c", "default")
         await node.lists({acc(0), acc(1)}, set())

@@ -13,6 +13,7 @@ from bridge.daemon.orphans import Orphans, may_be_orphaned, nobody_uses
 from bridge.ledger.evidence import ClaimedDevice, Sighting
 from bridge.ledger.holds import ClaimHolder, Phase, Pick, Use
 from bridge.ledger.ledger import Ledger
+from bridge.planes.report import News, Orphaned, Report
 from bridge.platform.budget import Budget
 from dra_v1.kube import ApiError, NotFound
 from dra_v1.resource_api import ResourceApi
@@ -105,6 +106,7 @@ class Bench:
         self.removed: list[str] = []
         self.told: list[str] = []
         self.kept: list[str] = []
+        self.news: list[News] = []
         self._at = 0.0
         self.orphans = Orphans(
             ledger,
@@ -115,6 +117,7 @@ class Bench:
             self.server,  # type: ignore[arg-type]
             Budget(),
             self,
+            Report(self.news.append),
             self.told.append,
             lambda claim: self.kept.append(claim.holder.uid),
         )
@@ -155,6 +158,7 @@ async def test_h21_it_takes_two_looks_in_a_row(bench: Bench) -> None:
     assert bench.phases == [Phase.PREPARED], "somebody ran in between"
     await bench.see(QUIET)
     assert bench.phases == [Phase.RELEASING] and bench.removed == bench.told == ["uid-c"]
+    assert bench.news == [Orphaned("acc", ("acc0",), "claim default/c")]
 
 
 async def test_h21_a_server_that_does_not_say_proves_nothing(bench: Bench) -> None:

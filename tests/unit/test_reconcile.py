@@ -45,7 +45,11 @@ class Releases:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.found: list[str] = []
         self.told = asyncio.Event()
+
+    def taken_up(self, plane: Plane, group: str, devices: list[str], holder: str) -> None:
+        self.found += [f"{group}/{device} {holder}" for device in devices]
 
     def ended(self, plane: Plane, group: str, devices: list[str], holder: str, why: str) -> None:
         self.seen += devices
