@@ -42,9 +42,9 @@ class Leg:
         return towards(self.mode or None, self.group, self.elsewhere)
 
     @property
-    def nothing_to_say(self) -> bool:
-        """Whether the node says already what is wanted."""
-        return self.found == self.wanted
+    def labelled(self) -> bool:
+        """Whether the node's label says already what is wanted; options are of no use to one that is there."""
+        return self.found.mode == self.wanted.mode
 
 
 class Result(StrEnum):

@@ -96,7 +96,7 @@ class Rollout:
         """Those that something is to be done for; the others are noted as being there already."""
         todo = []
         for leg in legs:
-            if leg.nothing_to_say and not leg.undo and leg.judge(states.get(leg.node)).there:
+            if leg.labelled and not leg.undo and leg.judge(states.get(leg.node)).there:
                 self.report.rows[leg.node].result = Result.ALREADY
             else:
                 todo.append(leg)

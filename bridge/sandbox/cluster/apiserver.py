@@ -13,7 +13,7 @@ from aiohttp import web
 
 from bridge.sandbox.cluster import discovery
 from bridge.sandbox.cluster.objects import ApiProblem, Object, invalid, meta, name_of, namespace_of
-from bridge.sandbox.cluster.registry import Registry, parse_fields
+from bridge.sandbox.cluster.registry import Registry, labelled, parse_fields
 from bridge.sandbox.cluster.resources import BUILT_IN, Resource
 from bridge.sandbox.cluster.versions import to_served, to_stored
 from bridge.sandbox.cluster.watching import stream
@@ -126,11 +126,13 @@ class ApiServer:
                 )
             if (found := discovery.answer(self.registry, request.path)) is not None:
                 return web.json_response(found)
-            if request.path == discovery.ACCESS_REVIEWS:
-                return await self._review(request)
+            if (kind := discovery.ACCESS_REVIEWS.get(request.path)) is not None:
+                return await self._review(request, kind)
             target = self._target(request.path)
             verb = _verb(request, target)
-            self._admit(verb, target)
+            self._admit(
+                verb, target.resource.plural + (f"/{target.subresource}" if target.subresource else "")
+            )
             if verb == "watch":
                 return await self._watch(request, target)
             return await self._answer(request, target, verb)
@@ -161,17 +163,19 @@ class ApiServer:
             raise missing
         return Target(resource, version, namespace, name, subresource, group)
 
-    def _admit(self, verb: str, target: Target) -> None:
-        plural = target.resource.plural + (f"/{target.subresource}" if target.subresource else "")
+    def _admit(self, verb: str, plural: str) -> None:
         self.requests[(verb, plural)] += 1
         for pair in ((verb, plural), ("*", plural), (verb, "*"), ("*", "*")):
             if pair in self.faults.forbidden:
                 message = f'{plural} is forbidden: User "daemon" cannot {verb} resource "{plural}"'
                 raise ApiProblem(403, "Forbidden", message, {"kind": plural})
 
-    async def _review(self, request: web.Request) -> web.Response:
-        """Say whether the client may do what it asks about: all that is not forbidden."""
-        self.requests[("create", "selfsubjectaccessreviews")] += 1
+    async def _review(self, request: web.Request, kind: str) -> web.Response:
+        """Say whether the client, or the one it asks about, may do something: all that is not forbidden."""
+        if kind == "subjectaccessreviews":
+            self._admit("create", kind)
+        else:
+            self.requests[("create", kind)] += 1  # what one may do oneself, everybody may ask
         body: Object = json.loads(await request.read())
         asked = body["spec"]["resourceAttributes"]
         sub = asked.get("subresource", "")
@@ -190,6 +194,8 @@ class ApiServer:
             "delete": self._delete,
             "deletecollection": self._delete_all,
         }
+        if "dryRun" in request.query and verb != "create":
+            raise ApiProblem(400, "BadRequest", "this server does dry runs of creations only")
         body = await answers[verb](request, target)
         return web.json_response(body, status=201 if verb == "create" else 200)
 
@@ -204,6 +210,8 @@ class ApiServer:
         found = self.registry.select(
             target.resource, target.namespace, request.query.get("fieldSelector", "")
         )
+        chosen = labelled(request.query.get("labelSelector", ""))
+        found = [obj for obj in found if chosen(obj)]
         meta: Object = {"resourceVersion": str(self.registry.store.revision)}
         if limit := int(request.query.get("limit", "0")):
             begun, _, offset = request.query.get("continue", "").partition("/")
@@ -235,7 +243,9 @@ class ApiServer:
             raise ApiProblem(
                 400, "BadRequest", "the namespace of the object does not match that of the request"
             )
-        return self._shown(target, self.registry.create(target.resource, body, target.namespace or ""))
+        dry_run = request.query.get("dryRun") == "All"
+        made = self.registry.create(target.resource, body, target.namespace or "", dry_run=dry_run)
+        return self._shown(target, made)
 
     async def _replace(self, request: web.Request, target: Target) -> Object:
         body = await self._body(request, target)
@@ -296,6 +306,8 @@ class ApiServer:
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         terms = parse_fields(target.resource, request.query.get("fieldSelector", ""))
+        if request.query.get("labelSelector"):
+            raise ApiProblem(400, "BadRequest", "this server selects by labels in lists only")
         if target.name:
             terms["metadata.name"] = (True, target.name)
         ended = asyncio.Event()

@@ -8,8 +8,13 @@ from bridge.sandbox.cluster.resources import Resource
 
 _EVENTS = "events.k8s.io"
 
-ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-"""Where a client asks what it may do; nothing is stored there."""
+_AUTHORIZATION = "/apis/authorization.k8s.io/v1"
+
+ACCESS_REVIEWS = {
+    f"{_AUTHORIZATION}/selfsubjectaccessreviews": "selfsubjectaccessreviews",
+    f"{_AUTHORIZATION}/subjectaccessreviews": "subjectaccessreviews",
+}
+"""Where a client asks what it, or somebody else, may do; nothing is stored there."""
 
 _EVENT_NAMES = {"note": "message", "regarding": "involvedObject", "reportingController": "reportingComponent"}
 """Fields of events.k8s.io that the core group calls otherwise."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 DRA_GROUP = "resource.k8s.io"
 
-BUILT_IN = ("", "apps", DRA_GROUP)
+BUILT_IN = ("", "apps", "batch", DRA_GROUP)
 """Groups whose objects may be replaced without a resourceVersion; custom resources may not."""
 
 
@@ -57,9 +57,20 @@ CORE = (
         "Event",
         fields=("involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"),
     ),
+    Resource("", "resourcequotas", "ResourceQuota", status=True),
     Resource("apps", "daemonsets", "DaemonSet", status=True),
     Resource("apps", "deployments", "Deployment", status=True),
+    Resource("apps", "replicasets", "ReplicaSet", status=True),
+    Resource("apps", "statefulsets", "StatefulSet", status=True),
+    Resource("batch", "jobs", "Job", status=True),
+    Resource("batch", "cronjobs", "CronJob", status=True),
 )
+"""Stored, and no more: nobody here makes pods of a workload, or counts against a quota."""
+
+NODE_BRIDGES = Resource(
+    "device-bridge.io", "nodebridges", "NodeBridge", ("v1alpha1",), namespaced=False, status=True
+)
+"""What the CustomResourceDefinition of kustomize/base adds: `registry.serve(NODE_BRIDGES)` is to apply it."""
 
 
 @dataclass(frozen=True, slots=True)

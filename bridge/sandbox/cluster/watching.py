@@ -97,11 +97,12 @@ async def _follow(
     try:
         while True:
             change = asyncio.create_task(watcher.queue.get())
-            done, _ = await asyncio.wait(
-                {change, stop}, timeout=BOOKMARK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
-            if change not in done:
-                change.cancel()
+            try:
+                done, _ = await asyncio.wait(
+                    {change, stop}, timeout=BOOKMARK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                change.cancel()  # of no effect on one that is done
             if stop in done:
                 return
             if not done:
