@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections import deque
 from typing import Self, cast
+from weakref import WeakKeyDictionary
 
 WAITING_BYTES = 256 * 1024
 """Received and not yet read; with more than this the peer is made to wait."""
@@ -25,6 +26,16 @@ _RECEIVED = 2 * _RECORD
 _ADDRESS_HEAD_START_S = 0.25  # of one address of a name over the next (RFC 8305)
 
 
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """What all connections of a loop receive into: each empties it before the loop turns to the next."""
+    if (buffer := _buffers.get(loop)) is None:
+        buffer = _buffers[loop] = memoryview(bytearray(_RECEIVED))
+    return buffer
+
+
 class Wire(asyncio.BufferedProtocol):
     """One connection; one reader at a time. Open it with `connect`."""
 
@@ -32,12 +43,14 @@ class Wire(asyncio.BufferedProtocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         if tls is not None:
-            self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+            # As text it would go through a codec with tables of all of Unicode.
+            name = host.encode() if host.isascii() else host
+            self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._transport: asyncio.Transport
-        self._buffer = memoryview(bytearray(_RECEIVED))
+        self._buffer = _buffer_of(self._loop)
         self._chunks: deque[bytes] = deque()
         self._waiting = 0
         self._paused = False

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -57,6 +58,10 @@ class HttpEndpoint:
 
             address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
             daemon_threads = True
+
+            def server_bind(self) -> None:
+                """Without looking up the host's name, which nobody reads."""
+                TCPServer.server_bind(self)
 
         self._server = Server((host.strip("[]"), int(port)), Handler)
         self.port: int = self._server.server_address[1]

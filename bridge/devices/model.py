@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -136,7 +137,8 @@ class Device:
         """Names of its shares: device plugin IDs, and DRA devices where capacity cannot be consumed."""
         if not self.shareable:
             return (self.name,)
-        return tuple(f"{self.name}{SHARE_SEPARATOR}{i}" for i in range(self.shares))
+        # Every view and every hold of a share then has the same string.
+        return tuple(sys.intern(f"{self.name}{SHARE_SEPARATOR}{i}") for i in range(self.shares))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ A library for this would cost every node more memory than the rest of the daemon
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 import types
@@ -165,6 +164,8 @@ def field_path(place: Place) -> str:
 
 def unknown_name(name: str, known: Sequence[str]) -> str:
     """What to say of a name that is not among the known ones: a likely one, or all."""
+    import difflib  # for a mistake only: the daemon keeps what it imports
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 

@@ -326,7 +326,7 @@ def _open(path: Path, lock_fd: int, boot: str) -> Opened:
     # The calls come from one worker thread at a time, but not from the thread that opened the file.
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1024"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-256"):
             db.execute(f"PRAGMA {pragma}")
         _verify(db, path)
         migrate(db)
