@@ -98,6 +98,9 @@ class LostClaims:
         if pods is None:
             return False
         named = {(pod.namespace, name) for pod in map(read_pod, pods) for name, _ in pod.claims}
+        # An earlier process of a ledger that is still new has answered these.
+        holders = [claim.holder for claim in self._ledger.account.prepared_claims()]
+        named -= {(holder.namespace, holder.name) for holder in holders}
         turns = asyncio.Semaphore(AT_ONCE)
 
         async def read(key: Key) -> Json | None:
