@@ -20,8 +20,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as pb_grpc
 from dra_v1 import points
+from dra_v1.folders import FileIdentity, FolderWatch, identity_of
 from dra_v1.registration import RECHECK_SECONDS, RegistrationStatus, StatusBoard, WatcherRegistration
-from dra_v1.sockets import FileIdentity, FolderWatch, SocketError, grpc_target, identity_of
+from dra_v1.sockets import SocketError, grpc_target
 
 logger = logging.getLogger(__name__)
 

@@ -48,8 +48,6 @@ class Point(StrEnum):
 
     # The control socket
     CONTROL_BINDING = auto()
-    CONTROL_BOUND_ASIDE = auto()
-    CONTROL_BOUND = auto()
     CONTROL_ANSWER = auto()
     CONTROL_ANSWERED = auto()
     CONTROL_REMOVING = auto()

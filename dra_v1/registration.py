@@ -21,7 +21,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from dra_v1 import points
 from dra_v1.api import pluginregistration_pb2 as pb
 from dra_v1.api import pluginregistration_pb2_grpc as pb_grpc
-from dra_v1.sockets import FolderWatch, SocketError, SocketServer
+from dra_v1.folders import FolderWatch
+from dra_v1.sockets import SocketError, SocketServer
 
 logger = logging.getLogger(__name__)
 

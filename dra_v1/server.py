@@ -32,9 +32,10 @@ from dra_v1.driver import (
     UnprepareError,
 )
 from dra_v1.flights import Flights
+from dra_v1.folders import FolderWatch
 from dra_v1.health import HealthService
 from dra_v1.registration import RECHECK_SECONDS
-from dra_v1.sockets import FolderWatch, SocketError, SocketServer, make_folder
+from dra_v1.sockets import SocketError, SocketServer, make_folder
 
 log = logging.getLogger(__name__)
 

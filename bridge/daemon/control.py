@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dra_v1 import points
+from dra_v1.sockets import taking
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +56,9 @@ class ControlSocket:
 
     async def _listen(self) -> asyncio.Server:
         """Bind, for the owner alone; the ledger's lock says that nobody else serves here."""
-        aside = self.path.with_name(f".{NAME}")
         points.reached(points.Point.CONTROL_BINDING)
-        for stale in (aside, self.path):
-            stale.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._connected, aside, limit=LINE)
-        points.reached(points.Point.CONTROL_BOUND_ASIDE)
-        aside.chmod(0o600)
-        aside.rename(self.path)
-        points.reached(points.Point.CONTROL_BOUND)
-        return server
+        with taking(self.path) as hidden:
+            return await asyncio.start_unix_server(self._connected, hidden, limit=LINE)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -15,8 +15,8 @@ from bridge.config import Config
 from bridge.ledger.holds import Plane
 from bridge.ledger.ledger import Ledger
 from bridge.platform import checkpoint
+from dra_v1.folders import FolderWatch
 from dra_v1.registration import RECHECK_SECONDS
-from dra_v1.sockets import FolderWatch
 
 AGAIN_S, NEW_S = 1.0, 60.0
 """The pod of a new entry may show in no other source yet: looks go on at this pace, for so long. An older entry is a

@@ -20,8 +20,8 @@ from bridge.config import Config
 from bridge.platform.endpoint import Unavailable, UnixEndpoint
 from dra_v1.api import pluginregistration_pb2 as pb
 from dra_v1.api.pluginregistration_pb2_grpc import RegistrationStub
+from dra_v1.folders import FileIdentity, FolderWatch, identity_of
 from dra_v1.registration import RECHECK_SECONDS
-from dra_v1.sockets import FileIdentity, FolderWatch, identity_of
 
 log = logging.getLogger(__name__)
 

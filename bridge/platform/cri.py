@@ -16,7 +16,7 @@ import grpc
 from bridge.platform.api import cri_pb2 as pb
 from bridge.platform.api import cri_pb2_grpc as pb_grpc
 from bridge.platform.endpoint import Unavailable, UnixEndpoint
-from dra_v1.sockets import identity_of
+from dra_v1.folders import identity_of
 
 TIMEOUT = 5.0
 """Seconds for one call."""

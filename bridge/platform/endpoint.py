@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import grpc
 
-from dra_v1.sockets import FileIdentity, grpc_target, identity_of
+from dra_v1.folders import FileIdentity, identity_of
+from dra_v1.sockets import grpc_target
 
 MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest answer that is read: what the kubelet itself reads from a runtime. gRPC's 4 MiB are few for a full node."""

@@ -99,7 +99,7 @@ VISITS = [
     # Sockets: of each plane the endpoint and the registration.
     *_visits("SOCKET_FOLDER_MAKING", FIRST, (FIRST, 3)),
     *_visits("SOCKET_BINDING", FIRST, (FIRST, 4)),
-    *_visits("SOCKET_BOUND_ASIDE", FIRST, (FIRST, 2), (FIRST, 3), (FIRST, 4), RESTART),
+    *_visits("SOCKET_BOUND_ASIDE", FIRST, (FIRST, 2), (FIRST, 3), (FIRST, 4), (FIRST, 5), RESTART),
     *_visits("SOCKET_IN_PLACE", FIRST, (FIRST, 4)),
     *_visits("SOCKET_REMOVING", STOPS, (STOPS, 4)),
     *_visits("SOCKET_REMOVED", (STOPS, 2), (STOPS, 3)),
@@ -120,7 +120,7 @@ VISITS = [
     # Events
     *_visits("EVENT_POSTING EVENT_POSTED", POD_REFUSED, CLAIM_REFUSED),
     # The control socket
-    *_visits("CONTROL_BINDING CONTROL_BOUND_ASIDE CONTROL_BOUND", RESTART),
+    *_visits("CONTROL_BINDING", RESTART),
     *_visits("CONTROL_ANSWER CONTROL_ANSWERED", LOOKED_AT),
     *_visits("LEDGER_COMMITTING LEDGER_COMMITTED CONTROL_ANSWER", RELEASED),
     *_visits("CONTROL_REMOVING CONTROL_REMOVED", STOPS),

@@ -15,7 +15,8 @@ from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api import deviceplugin_pb2_grpc as pb_grpc
 from dra_v1.api import pluginregistration_pb2 as reg
 from dra_v1.api import pluginregistration_pb2_grpc as reg_grpc
-from dra_v1.sockets import FolderWatch, SocketServer, grpc_target, identity_of
+from dra_v1.folders import FolderWatch, identity_of
+from dra_v1.sockets import SocketServer, grpc_target
 
 LIMIT = 20.0
 """Seconds that a test waits for what has to happen."""

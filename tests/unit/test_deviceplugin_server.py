@@ -20,7 +20,8 @@ from deviceplugin_v1beta1 import (
     server,
 )
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
-from dra_v1.sockets import FileIdentity, SocketError, identity_of
+from dra_v1.folders import FileIdentity, identity_of
+from dra_v1.sockets import SocketError
 from tests.unit.kubelet_peer import LIMIT, KubeletPeer, kubelet_at, short_folder, until
 from tests.unit.scripted_plugin import ScriptedPlugin
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dra_v1.folders import identity_of
 from dra_v1.registration import RegistrationStatus, WatcherRegistration
-from dra_v1.sockets import SocketFolderUnusable, identity_of
+from dra_v1.sockets import SocketFolderUnusable
 from tests.unit.kubelet_peer import LIMIT, KubeletPeer, kubelet_at, short_folder, until
 
 

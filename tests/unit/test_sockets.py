@@ -15,16 +15,15 @@ import pytest
 
 from dra_v1.api import pluginregistration_pb2 as pb
 from dra_v1.api import pluginregistration_pb2_grpc as pb_grpc
+from dra_v1.folders import FolderWatch, identity_of
 from dra_v1.sockets import (
     SUN_PATH_LIMIT,
-    FolderWatch,
     SocketFolderUnusable,
     SocketInUse,
     SocketPathTooLong,
     SocketServer,
     fits,
     fitting_path,
-    identity_of,
     listener_at,
 )
 from tests.unit.kubelet_peer import LIMIT, dial, short_folder
