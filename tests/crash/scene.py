@@ -311,9 +311,14 @@ class Scene:
         )
 
     def offers_nothing(self) -> bool:
-        """Whether nothing is offered on any plane."""
+        """Whether nothing is offered on any plane but to those who have it already."""
         healthy = self.box.kubelet.devices.healthy
-        return not any(healthy.get(resource) or self.offered(driver) for resource, driver in self.names())
+        taken_up = {hold.device for hold in read_account(self.state)}
+        return not any(
+            set(healthy.get(resource) or ()) - taken_up
+            or {device["name"] for device in self.offered(driver)} - taken_up
+            for resource, driver in self.names()
+        )
 
     def offered(self, driver: str) -> list[dict[str, Any]]:
         """The devices in the stored slices."""
