@@ -287,22 +287,6 @@ BREAKS = (
         (_REGRANTS,),
     ),
     Break(
-        "the kubelet may have an ID again because the runtime, which would know, is silent",
-        "S2 H9 H14",
-        "bridge/daemon/sources.py",
-        "return Running(silent=found.reason) if self._cri.expected else Running(missing=found.reason)",
-        "return Running(missing=found.reason)",
-        (_REGRANTS,),
-    ),
-    Break(
-        "the kubelet may have an ID again because it does not say in time whom it shows with it",
-        "S2 H14",
-        "bridge/planes/regrants.py",
-        "        if shown.silent:\n",
-        "        if False:\n",
-        (_REGRANTS,),
-    ),
-    Break(
         "an ID that the kubelet shows with a pod just admitted is given to the next",
         "S2 H14",
         "bridge/planes/regrants.py",
