@@ -35,6 +35,10 @@ class Point(StrEnum):
     NAMES_OPENED_ASIDE = auto()
     NAMES_WRITTEN_ASIDE = auto()
     NAMES_IN_PLACE = auto()
+    NODE_BRIDGE_MAKING = auto()
+    NODE_BRIDGE_MADE = auto()
+    NODE_BRIDGE_APPLYING = auto()
+    NODE_BRIDGE_APPLIED = auto()
 
     # bridge.platform
     CDI_WRITING = auto()

@@ -17,6 +17,11 @@ class Checks:
     def __init__(self) -> None:
         self._ready: dict[str, Callable[[], str]] = {"start": lambda: "the daemon is starting"}
         self._last_beat = time.monotonic()
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Have something called when the node has become ready or not, or not for another reason; within a beat."""
+        self._listeners.append(changed)
 
     def add(self, name: str, condition: Callable[[], str]) -> None:
         """One more condition of readiness."""
@@ -27,9 +32,15 @@ class Checks:
         self._ready.pop("start", None)
 
     async def beat(self) -> None:
-        """Show that the loop turns, until cancelled."""
+        """Show that the loop turns, and look at the conditions, which tell nobody when they change; until cancelled."""
+        last: list[str] = []
         while True:
             self._last_beat = time.monotonic()
+            wrong = self.ready()
+            if wrong != last:
+                last = wrong
+                for changed in self._listeners:
+                    changed()
             await asyncio.sleep(BEAT_S)
 
     def health(self) -> list[str]:

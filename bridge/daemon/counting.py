@@ -9,7 +9,6 @@ from bridge.daemon.metrics import Metrics
 from bridge.ledger.ledger import Ledger
 from bridge.planes.counts import Counts, count
 from bridge.planes.rosters import Rosters
-from bridge.platform.pulse import Pulse
 
 PACE_S = 1.0
 """Between two counts."""
@@ -25,7 +24,6 @@ class Counting:
 
     Attributes:
         latest: by group, in the order of the configuration.
-        changed: rung when one of them differs.
     """
 
     def __init__(
@@ -39,9 +37,13 @@ class Counting:
         self._ledger = ledger
         self._metrics = metrics
         self._tainted = tainted
-        self.changed = Pulse()
         self.latest: Mapping[str, Counts] = {}
+        self._listeners: list[Callable[[], None]] = []
         self._count()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Have something called when a count differs from the one before."""
+        self._listeners.append(changed)
 
     async def run(self) -> None:
         """Count at each change, until cancelled."""
@@ -58,4 +60,5 @@ class Counting:
             self._metrics.show(group, one, len(self._tainted(group)))
         if counts != self.latest:
             self.latest = counts
-            self.changed.ring()
+            for changed in self._listeners:
+                changed()

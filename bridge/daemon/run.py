@@ -37,6 +37,7 @@ from bridge.daemon.rivals import Rivals
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
+from bridge.daemon.standing import Standing, as_configured
 from bridge.daemon.tasks import cancel, done_or, until
 from bridge.daemon.telling import EventNews, QuarantineNews, log_news, source_news
 from bridge.devices.scanner import Scanner
@@ -189,6 +190,11 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "counts": counting.run(),
             "events": events.run(),
         }
+        if api is not None:
+            standing = Standing(
+                config.groups, partial(as_configured, config.groups), counting, checks, sources
+            )
+            work["node bridge"] = standing.written(api, settings.node_name, budget, report).run()
         if early is not None and resources is not None:
             work["early word"] = early.run()
             orphans = Orphans(

@@ -287,6 +287,7 @@ class Scene:
             ("LEDGER_BEGINNING", "LEDGER_COMMITTED"),
             ("LIST_SENDING", "LIST_SENT"),
             ("SLICE_UPDATING", "SLICE_UPDATED"),
+            ("NODE_BRIDGE_APPLYING", "NODE_BRIDGE_APPLIED"),
         )
         return all(seen[Point[before]] == seen[Point[after]] for before, after in pairs)
 
@@ -296,8 +297,10 @@ class Scene:
         every = {f"crypto-acc{number}" for number in range(DEVICES)}
         offered = {device["name"] for device in self.offered(DRIVER)}
         healthy = self.box.kubelet.devices.healthy.get(RESOURCE, set())
+        counts = {"devicePlugin": len(held[Plane.DEVICE_PLUGIN]), "dra": len(held[Plane.DRA])}
         return (
-            offered == every - held[Plane.DEVICE_PLUGIN]
+            self.told().get("held", {}).items() >= counts.items()
+            and offered == every - held[Plane.DEVICE_PLUGIN]
             and healthy == every - held[Plane.DRA]
             and self.box.allocatable(RESOURCE) == len(healthy)
         )
@@ -324,6 +327,11 @@ class Scene:
         """The devices in the stored slices."""
         return [d for found in self.box.slices(driver) for d in found["spec"].get("devices", ())]
 
+    def told(self) -> dict[str, Any]:
+        """The status of the node's NodeBridge; empty before the first."""
+        status: dict[str, Any] = (self.box.get("nodebridges", self.box.node) or {}).get("status", {})
+        return status
+
     def picture(self) -> dict[str, object]:
         """What everybody can see of a node on which nothing is held: offers of both planes, and all files."""
         base = self.box.paths.base
@@ -336,6 +344,7 @@ class Scene:
             )
             seen[driver] = self.offered(driver)
         seen["held"] = sorted(map(str, read_account(self.state)))
+        seen["told"] = {key: self.told().get(key) for key in ("wanted", "mode", "phase", "free", "held")}
         mine = [
             self.state.parent,
             self.box.paths.registry,

@@ -39,7 +39,7 @@ async def undisturbed(zygote: Zygote, groups: Groups, profile: str) -> dict[str,
     if key not in _pictures:
         async with scene(zygote, groups, profile) as quiet:
             await quiet.serve()
-            await quiet.until(quiet.offers_all, "everything is offered")
+            await quiet.until(lambda: quiet.offers_all() and quiet.told(), "everything is offered, and told")
             _pictures[key] = quiet.picture()
     return _pictures[key]
 

@@ -129,6 +129,9 @@ VISITS = [
     *_visits("SLICE_CREATING SLICE_CREATED", FIRST),
     *_visits("SLICE_UPDATING SLICE_UPDATED", POD_STARTS, POD_ENDS, UNPLUG),
     *_visits("SLICE_DELETING SLICE_DELETED", STRAY),
+    # How the node stands: at the first start, and when a device is handed out.
+    *_visits("NODE_BRIDGE_MAKING NODE_BRIDGE_MADE", FIRST),
+    *_visits("NODE_BRIDGE_APPLYING NODE_BRIDGE_APPLIED", FIRST, POD_STARTS, CLAIM_ENDS),
 ]
 
 _OF_DEVICE_PLUGINS = ("REGISTER", "OPTIONS", "PREFERRED", "ALLOCATE", "PRE_")

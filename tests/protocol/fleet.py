@@ -195,8 +195,8 @@ def kubeconfig(url: str) -> str:
 async def running(folder: Path, profile: str = "1.37", *, crd: bool = True) -> AsyncIterator[Fleet]:
     """A cluster without nodes."""
     server = await ApiServer(Registry(Store(), PROFILES[profile]), Observations()).start()
-    if crd:
-        server.registry.serve(NODE_BRIDGES)
+    if not crd:
+        server.registry.withdraw(NODE_BRIDGES)
     fleet = Fleet(server, folder)
     unlisten = server.registry.store.listen(fleet.take_up)
     try:

@@ -12,12 +12,13 @@ import pytest
 
 from bridge.sandbox.cluster.apiserver import ApiServer
 from bridge.sandbox.cluster.registry import Registry
-from bridge.sandbox.cluster.resources import PROFILES, Resource
+from bridge.sandbox.cluster.resources import NODE_BRIDGES, PROFILES
 from bridge.sandbox.cluster.store import Store
 from bridge.sandbox.observe import Observations
 
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
+BRIDGES = "/apis/device-bridge.io/v1alpha1/nodebridges"
 PODS = "/api/v1/namespaces/default/pods"
 Json = dict[str, Any]
 
@@ -34,7 +35,8 @@ class Client:
         data = None if body is None else json.dumps(body)
         url = self.server.url + path
         async with self.session.request(method, url, data=data, headers={"Content-Type": kind}) as answer:
-            return answer.status, await answer.json()
+            is_json = answer.content_type == "application/json"
+            return answer.status, await (answer.json() if is_json else answer.text())
 
     async def ok(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"
@@ -259,13 +261,12 @@ async def test_discovery_names_what_is_served(api: Client, old: Client) -> None:
         assert [version["version"] for version in group["versions"]] == versions
     status, _ = await old.call("GET", SLICES)
     assert status == 404
-    bridges = Resource(
-        "device-bridge.io", "nodebridges", "NodeBridge", ("v1alpha1",), namespaced=False, status=True
-    )
-    status, _ = await api.call("GET", "/apis/device-bridge.io/v1alpha1/nodebridges")
-    assert status == 404
-    api.server.registry.serve(bridges)
-    await api.ok("GET", "/apis/device-bridge.io/v1alpha1/nodebridges")
+    await api.ok("GET", BRIDGES)
+    api.server.registry.withdraw(NODE_BRIDGES)
+    assert await api.call("GET", BRIDGES) == (404, "404 page not found\n")
+    assert await api.call("POST", BRIDGES, {"metadata": {"name": "n"}}) == (404, "404 page not found\n")
+    api.server.registry.serve(NODE_BRIDGES)
+    await api.ok("GET", BRIDGES)
 
 
 async def test_an_old_server_wants_device_bodies_wrapped(old: Client) -> None:
@@ -319,3 +320,41 @@ async def test_events_have_two_names(api: Client) -> None:
     assert [item["message"] for item in found["items"]] == ["why"]
     renamed = await api.ok("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
     assert [item["regarding"]["name"] for item in renamed["items"]] == ["p"]
+
+
+async def test_an_apply_does_not_take_a_field_from_others_unless_it_is_forced(api: Client) -> None:
+    await api.ok("POST", BRIDGES, {"metadata": {"name": "n"}, "spec": {}})
+    ours = "application/apply-patch+yaml"
+
+    async def apply(mode: str, more: str = "", **other: str) -> tuple[int, Json]:
+        path = f"{BRIDGES}/n/status?fieldManager=device-bridge{more}"
+        status, answer = await api.call("PATCH", path, {"status": {"mode": mode, **other}}, ours)
+        return status, answer
+
+    assert (await apply("dual", phase="Settled"))[1]["status"] == {"mode": "dual", "phase": "Settled"}
+    merge = "application/merge-patch+json"
+    theirs = f"{BRIDGES}/n/status?fieldManager=kubectl-edit"
+    await api.ok("PATCH", theirs, {"status": {"mode": "dra", "version": "7"}}, merge)
+    status, answer = await apply("dual")
+    assert (status, answer["reason"]) == (409, "Conflict")
+    wanted = 'Apply failed with 1 conflict: conflict with "kubectl-edit" using device-bridge.io/v1alpha1: .status.mode'
+    assert answer["message"] == wanted
+    assert (await apply("dra"))[0] == 200, "what is as we want it is no conflict"
+    assert (await apply("dual"))[0] == 409, "and is theirs still"
+    status, answer = await apply("dual", "&force=true")
+    assert answer["status"] == {"mode": "dual", "version": "7"}, (
+        "what we no longer name is gone, theirs stays"
+    )
+    assert (await apply("dra"))[0] == 200, "it is ours again"
+
+
+async def test_a_status_is_applied_to_what_is_there(api: Client) -> None:
+    kind = "application/apply-patch+yaml"
+    path = f"{BRIDGES}/n/status?fieldManager=device-bridge"
+    status, answer = await api.call("PATCH", path, {"status": {"mode": "dual"}}, kind)
+    assert (status, answer["reason"]) == (404, "NotFound")
+    made = await api.ok("POST", BRIDGES, {"metadata": {"name": "n"}, "spec": {}, "status": {"mode": "dra"}})
+    assert made["status"] == {}
+    applied = await api.ok("PATCH", path, {"status": {"mode": "dual"}}, kind)
+    again = await api.ok("PATCH", path, {"status": {"mode": "dual"}}, kind)
+    assert again["metadata"]["resourceVersion"] == applied["metadata"]["resourceVersion"]

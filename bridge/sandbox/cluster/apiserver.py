@@ -12,7 +12,15 @@ from typing import Self
 from aiohttp import web
 
 from bridge.sandbox.cluster import discovery
-from bridge.sandbox.cluster.objects import ApiProblem, Object, invalid, meta, name_of, namespace_of
+from bridge.sandbox.cluster.objects import (
+    ApiProblem,
+    Object,
+    Unserved,
+    invalid,
+    meta,
+    name_of,
+    namespace_of,
+)
 from bridge.sandbox.cluster.registry import Registry, labelled, parse_fields
 from bridge.sandbox.cluster.resources import BUILT_IN, Resource
 from bridge.sandbox.cluster.versions import to_served, to_stored
@@ -136,13 +144,15 @@ class ApiServer:
             if verb == "watch":
                 return await self._watch(request, target)
             return await self._answer(request, target, verb)
+        except Unserved as problem:
+            return web.Response(status=problem.status, text=f"{problem.message}\n")
         except ApiProblem as problem:
             return web.json_response(problem.as_status(), status=problem.status)
         except ConnectionResetError:
             return web.Response()  # to a client that has gone
 
     def _target(self, path: str) -> Target:
-        missing = ApiProblem(404, "NotFound", "the server could not find the requested resource")
+        missing = Unserved(404, "NotFound", "404 page not found")
         parts = [part for part in path.split("/") if part]
         if parts[:1] == ["api"]:
             group, version, rest = "", *parts[1:2], parts[2:]
@@ -256,7 +266,9 @@ class ApiServer:
         if target.resource.group not in BUILT_IN and not meta(body).get("resourceVersion"):
             why = "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
             raise invalid(target.resource.kind, target.name, [why])
-        return self._shown(target, self.registry.replace(target.resource, body, target.subresource))
+        return self._shown(
+            target, self.registry.replace(target.resource, body, target.subresource, _manager(request))
+        )
 
     async def _patch(self, request: web.Request, target: Target) -> Object:
         body = await self._body(request, target)
@@ -270,6 +282,7 @@ class ApiServer:
                     namespace=namespace,
                     kind="merge" if "/merge" in kind else "strategic",
                     subresource=target.subresource,
+                    manager=_manager(request),
                 )
             case "application/apply-patch+yaml" | "application/apply-patch+json":
                 if not (manager := request.query.get("fieldManager")):
@@ -281,6 +294,7 @@ class ApiServer:
                     namespace=namespace,
                     manager=manager,
                     subresource=target.subresource,
+                    force=request.query.get("force") in ("1", "true"),
                 )
             case other:
                 raise ApiProblem(415, "UnsupportedMediaType", f"the patch type {other} is not supported")
@@ -325,6 +339,11 @@ class ApiServer:
             )
         finally:
             self._watching.discard(ended)
+
+
+def _manager(request: web.Request) -> str:
+    """Who writes: as it says, or by the name of its program."""
+    return request.query.get("fieldManager") or request.headers.get("User-Agent", "unknown").partition("/")[0]
 
 
 def _verb(request: web.Request, target: Target) -> str:

@@ -37,6 +37,10 @@ class ApiProblem(Exception):
         }
 
 
+class Unserved(ApiProblem):
+    """A path that the server does not know at all: it answers that in plain text."""
+
+
 def not_found(plural: str, name: str) -> ApiProblem:
     """404 for a missing object."""
     return ApiProblem(404, "NotFound", f'{plural} "{name}" not found', {"name": name, "kind": plural})

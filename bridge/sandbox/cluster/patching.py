@@ -8,6 +8,7 @@ from bridge.sandbox.cluster.objects import Object, clone
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "conditions": ("type",),
+    "groups": ("name",),
     "devices": ("driver", "pool", "device", "shareID"),
     "ownerReferences": ("uid",),
     "taints": ("key", "effect"),
@@ -16,6 +17,16 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "initContainerStatuses": ("name",),
 }
 """Lists whose items are told apart by these fields, under server-side apply and strategic merge."""
+
+
+def keyed(key: str, items: list[Any]) -> bool:
+    """Say whether the items of a list are told apart by fields of theirs."""
+    return key in _KEYS and all(isinstance(item, dict) for item in items)
+
+
+def identity_of(key: str, item: Object) -> tuple[Any, ...]:
+    """Return what tells an item of a keyed list from the others."""
+    return tuple(item.get(field) for field in _KEYS[key])
 
 
 def merge_patch(target: Object, patch: Object) -> Object:
@@ -41,7 +52,7 @@ def strategic_merge(target: Object, patch: Object) -> Object:
         elif isinstance(value, dict):
             base = merged.get(key)
             merged[key] = strategic_merge(base if isinstance(base, dict) else {}, value)
-        elif isinstance(value, list) and _keyed(key, value):
+        elif isinstance(value, list) and keyed(key, value):
             merged[key] = _merge_items(key, merged.get(key) or [], value)
         else:
             merged[key] = value
@@ -59,18 +70,10 @@ def apply(live: Object, applied: Object, before: Object) -> Object:
     return strategic_merge(_without(live, before, applied), applied)
 
 
-def _keyed(key: str, items: list[Any]) -> bool:
-    return key in _KEYS and all(isinstance(item, dict) for item in items)
-
-
-def _identity(key: str, item: Object) -> tuple[Any, ...]:
-    return tuple(item.get(field) for field in _KEYS[key])
-
-
 def _merge_items(key: str, old: list[Any], new: list[Any]) -> list[Any]:
-    merged = {_identity(key, item): item for item in old}
+    merged = {identity_of(key, item): item for item in old}
     for item in new:
-        identity = _identity(key, item)
+        identity = identity_of(key, item)
         merged[identity] = strategic_merge(merged.get(identity, {}), item)
     return list(merged.values())
 
@@ -86,17 +89,17 @@ def _without(live: Object, before: Object, now: Object) -> Object:
             _drop(kept, key, old)
         elif isinstance(old, dict) and isinstance(new, dict):
             kept[key] = _without(kept[key], old, new)
-        elif isinstance(old, list) and isinstance(new, list) and _keyed(key, old + new):
+        elif isinstance(old, list) and isinstance(new, list) and keyed(key, old + new):
             kept[key] = _items_without(key, kept[key], old, new)
     return kept
 
 
 def _items_without(key: str, live: list[Any], old: list[Any], new: list[Any]) -> list[Any]:
-    named = {_identity(key, item): item for item in new}
-    mine = {_identity(key, item): item for item in old}
+    named = {identity_of(key, item): item for item in new}
+    mine = {identity_of(key, item): item for item in old}
     kept = []
     for item in live:
-        identity = _identity(key, item)
+        identity = identity_of(key, item)
         if identity not in mine:
             kept.append(item)
         elif identity in named:
@@ -105,7 +108,7 @@ def _items_without(key: str, live: list[Any], old: list[Any], new: list[Any]) ->
 
 
 def _drop(kept: Object, key: str, old: Any) -> None:
-    if isinstance(old, list) and _keyed(key, old):
+    if isinstance(old, list) and keyed(key, old):
         kept[key] = _items_without(key, kept[key], old, [])
         if not kept[key]:
             del kept[key]

@@ -15,6 +15,7 @@ from bridge.sandbox.cluster import patching, validation
 from bridge.sandbox.cluster.objects import (
     ApiProblem,
     Object,
+    Unserved,
     clone,
     conflict,
     dig,
@@ -28,7 +29,8 @@ from bridge.sandbox.cluster.objects import (
     terminal,
     uid_of,
 )
-from bridge.sandbox.cluster.resources import Profile, Resource
+from bridge.sandbox.cluster.ownership import Ownership
+from bridge.sandbox.cluster.resources import BUILT_IN, Profile, Resource
 from bridge.sandbox.cluster.store import Store
 from bridge.sandbox.cluster.versions import drop_gated
 
@@ -93,6 +95,7 @@ class Registry:
         self.store, self.profile = store, profile
         self._resources = {(r.group, r.plural): r for r in profile.resources()}
         self._applied: dict[tuple[str, ...], Object] = {}
+        self._ownership = Ownership()
         self.create("namespaces", {"metadata": {"name": "default"}})
 
     # -- resources
@@ -118,7 +121,7 @@ class Registry:
         for resource in self._resources.values():
             if resource.plural == plural and group in (None, resource.group):
                 return resource
-        raise ApiProblem(404, "NotFound", "the server could not find the requested resource")
+        raise Unserved(404, "NotFound", "404 page not found")
 
     def serves(self, plural: str) -> bool:
         """Say whether a resource is served."""
@@ -212,8 +215,10 @@ class Registry:
                 for taint in device.get("taints") or []:
                     taint.setdefault("timeAdded", now())
 
-    def replace(self, plural: str | Resource, obj: Object, subresource: str = "") -> Object:
-        """Store a new state of an object.
+    def replace(
+        self, plural: str | Resource, obj: Object, subresource: str = "", manager: str = ""
+    ) -> Object:
+        """Store a new state of an object; `manager` owns then what it changed.
 
         Raises:
             ApiProblem: 404; 409 if resourceVersion or uid is given and is not the stored one; 422.
@@ -226,7 +231,10 @@ class Registry:
         if given.get("uid") not in (None, "", uid_of(stored)):
             why = f"Precondition failed: UID in precondition: {given['uid']}, in object: {uid_of(stored)}"
             raise conflict(resource.plural, name_of(obj), why)
-        return self._store(resource, stored, self._merged(resource, stored, obj, subresource))
+        result = self._store(resource, stored, self._merged(resource, stored, obj, subresource))
+        if manager and _owned(resource):
+            self._ownership.updated(uid_of(stored), stored, result, manager)
+        return result
 
     def _merged(self, resource: Resource, stored: Object, obj: Object, subresource: str) -> Object:
         """Return the stored object with what this request may change: the status, or all but the status."""
@@ -279,13 +287,14 @@ class Registry:
         namespace: str = "",
         kind: str,
         subresource: str = "",
+        manager: str = "",
     ) -> Object:
-        """Patch an object; `kind` is `merge` or `strategic`."""
+        """Patch an object; `kind` is `merge` or `strategic`. `manager` owns then what it changed."""
         resource = self._resolve(plural)
         stored = self.get(resource, name, namespace)
         patched = (patching.merge_patch if kind == "merge" else patching.strategic_merge)(stored, body)
         meta(patched)["name"] = name
-        return self.replace(resource, patched, subresource)
+        return self.replace(resource, patched, subresource, manager)
 
     def apply(
         self,
@@ -296,11 +305,14 @@ class Registry:
         namespace: str = "",
         manager: str,
         subresource: str = "",
+        force: bool = True,
     ) -> Object:
-        """Server-side apply, always forced; creates the object if it is not there."""
+        """Server-side apply; creates the object if it is not there. Only custom resources know conflicts."""
         resource = self._resolve(plural)
-        key = (resource.group, resource.plural, namespace, name, subresource, manager)
         stored = self.find_one(resource.plural, name, namespace)
+        if stored is not None and _owned(resource) and not force:
+            version = resource.api_version(resource.versions[0])
+            self._ownership.check(uid_of(stored), stored, body, manager, version)
         if stored is None:
             if subresource:
                 raise not_found(resource.plural, name)
@@ -308,10 +320,13 @@ class Registry:
             meta(made)["name"] = name
             result = self.create(resource, made, namespace)
         else:
-            merged = patching.apply(stored, body, self._applied.get(key, {}))
+            before = self._applied.get((uid_of(stored), subresource, manager), {})
+            merged = patching.apply(stored, body, before)
             meta(merged)["resourceVersion"] = meta(body).get("resourceVersion")
             result = self.replace(resource, merged, subresource)
-        self._applied[key] = clone(body)
+        if _owned(resource):
+            self._ownership.applied(uid_of(result), stored or {}, body, manager)
+        self._applied[uid_of(result), subresource, manager] = clone(body)
         return result
 
     def update(self, plural: str, obj: Object) -> Object:
@@ -363,6 +378,11 @@ class Registry:
         for obj in found:
             self.delete(resource, name_of(obj), namespace_of(obj))
         return found
+
+
+def _owned(resource: Resource) -> bool:
+    """Say whether it is noted who writes which field: of what the sandbox itself does not write."""
+    return resource.group not in BUILT_IN
 
 
 def _grace(pod: Object, grace: int | None) -> int:

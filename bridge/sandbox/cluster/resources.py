@@ -70,7 +70,7 @@ CORE = (
 NODE_BRIDGES = Resource(
     "device-bridge.io", "nodebridges", "NodeBridge", ("v1alpha1",), namespaced=False, status=True
 )
-"""What the CustomResourceDefinition of kustomize/base adds: `registry.serve(NODE_BRIDGES)` is to apply it."""
+"""What the CustomResourceDefinition of kustomize/base adds, served from the start: `registry.withdraw` takes it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,10 @@ class Profile:
         """Return everything served."""
         versions = self.resource_versions
         if not versions:
-            return CORE
+            return (*CORE, NODE_BRIDGES)
         return (
             *CORE,
+            NODE_BRIDGES,
             Resource(
                 DRA_GROUP,
                 "resourceslices",
