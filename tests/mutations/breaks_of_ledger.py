@@ -455,14 +455,6 @@ BREAKS = (
         (_LOST,),
     ),
     Break(
-        "what a claim has that was taken up from evidence is swept at the next start",
-        "S5 H35",
-        "bridge/daemon/files.py",
-        "        keep |= {hold.holder.uid for",
-        "        keep = {hold.holder.uid + '?' for",
-        (_RECOVERY,),
-    ),
-    Break(
         "what was allocated is not reserved in a new ledger",
         "S5",
         "bridge/daemon/lost_claims.py",
