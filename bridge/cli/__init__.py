@@ -12,7 +12,7 @@ import sys
 import typer
 
 from bridge.cli import config, convert, doctor, holds, ledger, look, release, run, sandbox
-from bridge.cli.fleet import mode, status
+from bridge.cli.fleet import mode, plan, status
 from bridge.cli.problems import Commands
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(mode.app, name="mode")
 app.command("status")(status.status)
+app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("discover")(look.discover)
 app.command("devices")(look.devices)

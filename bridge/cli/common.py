@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -72,9 +72,17 @@ def roots(dev: Path, sys: Path) -> Roots:
 
 
 def show(
-    output: Output, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], empty: str
+    output: Output,
+    columns: Mapping[str, str],
+    rows: Sequence[Mapping[str, object]],
+    empty: str,
+    *,
+    wrap: Collection[str] = (),
 ) -> None:
-    """Print rows: all their fields for programs, or those of `columns` (field to heading) as a table."""
+    """Print rows: all their fields for programs, or those of `columns` (field to heading) as a table.
+
+    On a terminal the columns `wrap`, of running text, take more lines where one is too short.
+    """
     if output is not Output.TABLE:
         dump(output, list(rows))
         return
@@ -84,12 +92,12 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=not wrap)
     if not console.is_terminal:
         console = Console(width=10_000)  # for a pipe or a file nothing may be cut
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in columns.values():
-        table.add_column(heading, no_wrap=True)
+    for field, heading in columns.items():
+        table.add_column(heading, no_wrap=field not in wrap, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(field)) for field in columns))
     console.print(table)

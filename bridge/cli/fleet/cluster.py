@@ -35,11 +35,12 @@ class ClusterError(Problem):
 
     Attributes:
         status: the HTTP status; 0 where there was no answer.
+        said: the server's own words.
     """
 
-    def __init__(self, message: str, status: int = 0, code: int = 1) -> None:
+    def __init__(self, message: str, status: int = 0, code: int = 1, said: str = "") -> None:
         super().__init__(message, code)
-        self.status = status
+        self.status, self.said = status, said or message
 
     @property
     def missing(self) -> bool:
@@ -271,9 +272,11 @@ class Cluster:
             )
         if status == 403:
             return ClusterError(
-                f"not allowed: {said}; ask for that right, or use another context with --context", status
+                f"not allowed: {said}; ask for that right, or use another context with --context",
+                status,
+                said=said,
             )
-        return ClusterError(f"{self.server}: {said}", status)
+        return ClusterError(f"{self.server}: {said}", status, said=said)
 
 
 def _retries() -> Any:
