@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test campaign e2e e2e-ci cluster bench mutations lint format protos lock clean
+.PHONY: help venv demo test campaign e2e e2e-ci cluster bench mutations lint format protos image wheels lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -57,10 +57,34 @@ bench: venv ## speed and memory beside their floors (root: on the real node); wr
 protos: venv ## generate the stubs
 	$(BIN)/python -m tests.protos
 
+# The builder takes packages from where pip in it is told. Behind a mirror of one's own run `make wheels` first: what
+# pip here can reach is then taken along, and the build needs no network.
+ENGINE ?= $(shell command -v podman || command -v docker)
+IMAGE ?= device-bridge:0.1.0
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+image: ## the container image, by podman or docker; [BASE=… BUILDER=…] [IMAGE=name:tag] [IMAGE_FLAGS=--platform=linux/s390x]
+	$(or $(ENGINE),$(error podman or docker is needed to build an image)) build --file Containerfile --tag $(IMAGE) \
+	  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) $(IMAGE_FLAGS) .
+
+# Of the builder, not of this machine.
+IMAGE_PYTHON ?= 3.12
+IMAGE_MACHINE ?= $(shell uname -m)
+wheels: venv ## what `make image` then takes instead of the network; IMAGE_PYTHON=3.12 IMAGE_MACHINE=x86_64|aarch64
+	rm -rf container/wheels
+	$(BIN)/pip download --quiet --require-hashes --dest container/wheels --only-binary :all: --implementation cp \
+	  --python-version $(IMAGE_PYTHON) $(foreach of,2014 _2_17 _2_28,--platform manylinux$(of)_$(IMAGE_MACHINE)) \
+	  --requirement container/requirements.txt --requirement container/build.txt
+
+HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --constraint requirements.lock
 lock: ## resolve the dependencies anew
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade --editable '.[dev]'
 	$(BIN)/pip freeze --exclude-editable | grep -v '^device-bridge' > requirements.lock
+	$(BIN)/pip install --quiet uv
+	$(HASHED) --output-file container/requirements.txt pyproject.toml
+	$(HASHED) --output-file container/build.txt container/build.in
 
 clean: ## remove what was made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis bench.json
