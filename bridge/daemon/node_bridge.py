@@ -155,7 +155,9 @@ class NodeBridge:
     def _failed(self, error: ApiError) -> float:
         if isinstance(error, AlreadyExists | NotFound):
             return max(PACE_S, self._backoff.next())  # made or removed by somebody else meanwhile
-        if isinstance(error, Unauthorized) or retryable(error):
+        # A status with a field that an older kind does not know is answered 500, as if the server were at fault.
+        unknown = "not declared in schema" in error.message
+        if isinstance(error, Unauthorized) or (retryable(error) and not unknown):
             self._say("the NodeBridge cannot be written now", error)
             return max(PACE_S, self._backoff.next(), error.retry_after)
         self._say("the NodeBridge cannot be written", error, mend=_mend(error))

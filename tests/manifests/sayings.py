@@ -133,6 +133,8 @@ def nodes_are_described(objects: Sequence[Object]) -> None:
     assert crd["names"]["shortNames"] == ["nb"]
     (version,) = crd["versions"]
     assert version["subresources"] == {"status": {}}
+    known = {"name", "type", "jsonPath", "priority", "description"}
+    assert all(column.keys() <= known for column in version["additionalPrinterColumns"])
     undescribed = list(_undescribed("", version["schema"]["openAPIV3Schema"]))
     assert undescribed == [".metadata"]
 

@@ -113,6 +113,31 @@ def test_a_pod_gets_a_device_by_a_claim(cluster: Cluster, installed: None) -> No
     assert finished(cluster, "new") == "ok\n"
 
 
+def test_the_node_says_how_it_stands(cluster: Cluster, installed: None) -> None:
+    holding = Container(f"{opened()}; sleep 600", resources={"device-bridge.io/acc": 1})
+    cluster.apply(pod("counted", holding))
+
+    def row() -> list[str]:
+        return cluster.kubectl("get", "nb", "--no-headers").split()
+
+    wanted = [cluster.node_name, "dual", "dual", "Settled", "1", "1", "1", "0", "True"]
+    cluster.wait_for(lambda: row()[:-1] == wanted, 60, f"its NodeBridge to show {wanted}")
+    header = cluster.kubectl("get", "nodebridges", "-o", "wide").splitlines()[0]
+    columns = "NAME WANTED MODE PHASE FREE-DP FREE-DRA HELD-DP HELD-DRA READY AGE LAST-REFUSAL"
+    assert header.split() == columns.split()
+    told = cluster.kubectl("describe", "nodebridge", cluster.node_name)
+    print(cluster.kubectl("get", "nb", "-o", "wide"), told)
+    for text in ("Every group is served on the planes that are open.", "device-bridge.io/acc"):
+        assert text in told
+    node = cluster.get("Node", cluster.node_name)["metadata"]["uid"]
+    path = cluster.api.path("device-bridge.io/v1alpha1", "NodeBridge", name=cluster.node_name)
+    made = cluster.api.get(path)["metadata"]
+    assert [owner["uid"] for owner in made["ownerReferences"]] == [node]
+    written = {(one["manager"], one["operation"], one.get("subresource")) for one in made["managedFields"]}
+    assert ("device-bridge", "Apply", "status") in written
+    cluster.delete("Pod", "counted", grace_seconds=0)
+
+
 def test_an_update_replaces_the_daemon_and_touches_no_pod(cluster: Cluster, installed: None) -> None:
     holding = Container(f"{opened()}; sleep 600", resources={"device-bridge.io/acc": 1})
     cluster.apply(pod("holding", holding))

@@ -75,13 +75,13 @@ class Daemon:
         """The path of a NodeBridge, or of more below it."""
         return "/".join((self.api.path(BRIDGES, "NodeBridge"), name, *more))
 
-    def describe(self, name: str, mode: str = "dual") -> Object:
+    def describe(self, name: str, mode: str = "dual", **more: str) -> Object:
         """Apply the status of a NodeBridge."""
         body = {
             "apiVersion": BRIDGES,
             "kind": "NodeBridge",
             "metadata": {"name": name},
-            "status": {"mode": mode},
+            "status": {"mode": mode, **more},
         }
         return self.api.patch(self.bridge(name, "status"), body, "apply", fieldManager="device-bridge")
 
@@ -271,4 +271,7 @@ def test_a_status_that_nobody_could_read_is_not_taken(cluster: Cluster, daemon: 
     daemon.introduce(OWN)
     with pytest.raises(ApiError, match="Unsupported value"):
         daemon.describe(OWN, mode="no-such-mode")
+    with pytest.raises(ApiError, match="field not declared in schema") as caught:
+        daemon.describe(OWN, more="than the cluster knows of")
+    assert caught.value.code == 500, caught.value
     daemon.api.delete(daemon.bridge(OWN))
