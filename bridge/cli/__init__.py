@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -52,8 +53,9 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line. Whatever goes wrong is a line, not a traceback, unless `BRIDGE_DEBUG` is set."""
+    plugin = Path(sys.argv[0]).name.startswith("kubectl-")
     try:
-        app()
+        app(prog_name="kubectl bridge" if plugin else "bridge")
     except Exception as error:
         if os.environ.get("BRIDGE_DEBUG"):
             raise

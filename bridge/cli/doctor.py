@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,20 @@ from bridge.cli.client import NoDaemon, ask
 from bridge.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
+    DevRootOption,
     KubeconfigOption,
     Output,
     OutputOption,
+    SysRootOption,
     load_config,
+    roots,
     show,
 )
+from bridge.cli.finding import Finding
 
 if TYPE_CHECKING:
     from bridge.config import Config
+    from bridge.platform.roots import Roots
     from dra_v1.kube import KubeApi
 
 RIGHTS = (
@@ -48,49 +53,34 @@ RIGHTS = (
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        check: what.
-        ok: whether it is as it should be.
-        found: what was seen.
-        mend: what to do; empty where nothing has to be done.
-    """
-
-    check: str
-    ok: bool
-    found: str
-    mend: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """In a word."""
-        return "ok" if self.ok else "WRONG"
-
-
 def doctor(
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.TABLE,
     kubeconfig: KubeconfigOption = None,
+    dev_root: DevRootOption = Path("/dev"),
+    sys_root: SysRootOption = Path("/sys"),
 ) -> None:
-    """Look at the daemon, its ledger, its sources of evidence, its rights and its folders; each with how to mend it.
+    """Look at every prerequisite on this node, each with a verdict and how to mend it. Changes nothing.
 
-    Exit 0: all is well; 1: something is not; 2: the configuration is wrong.
+    The daemon, its ledger and sources of evidence, the devices and their labels, the folders, the runtime's CDI, the
+    API server, the DeviceClasses, and the rights.
+
+    Exit 0: all is well, perhaps with notes; 1: something is not; 2: the configuration is wrong.
 
     Example: bridge doctor --config config.yaml
     """
-    findings = asyncio.run(examine(load_config(config), kubeconfig))
+    findings = asyncio.run(examine(load_config(config), kubeconfig, roots(dev_root, sys_root)))
     rows = [{**asdict(one), "verdict": one.verdict} for one in findings]
     columns = {"verdict": "VERDICT", "check": "CHECK", "found": "FOUND", "mend": "MEND"}
-    show(output, columns, rows, "nothing was looked at")
+    show(output, columns, rows, "nothing was looked at", wrap=("check", "found", "mend"))
     if not all(one.ok for one in findings):
         raise typer.Exit(1)
 
 
-async def examine(config: Config, kubeconfig: Path | None) -> list[Finding]:
+async def examine(config: Config, kubeconfig: Path | None, trees: Roots) -> list[Finding]:
     """Look at everything."""
+    from bridge.cli.prerequisites import devices
+
     found = [_ledger(config)]
     try:
         health: dict[str, Any] = ask(config.daemon.state_dir, "health")
@@ -104,7 +94,8 @@ async def examine(config: Config, kubeconfig: Path | None) -> list[Finding]:
         mend = "see its log and the findings below" if wrong else ""
         found.append(Finding("daemon", not wrong, wrong or "serves, and is ready", mend))
         found += [_source(one) for one in health["sources"]]
-    found += _folders(config)
+    found += await asyncio.to_thread(lambda: [*_folders(config), *devices(config, trees)])
+    found.append(await _cdi(config))
     return [*found, *await _rights(config, kubeconfig)]
 
 
@@ -170,6 +161,27 @@ async def _sources(config: Config) -> list[Finding]:
     ]
 
 
+async def _cdi(config: Config) -> Finding:
+    """What the runtime itself says of CDI."""
+    from bridge.cli.prerequisites import reads_cdi
+    from bridge.platform import cri
+    from bridge.platform.cri import CriClient
+    from bridge.platform.endpoint import Unavailable
+
+    runtime = CriClient(cri.sockets(config.daemon.cri_socket))
+    try:
+        version, told = await runtime.version(), await runtime.info()
+    finally:
+        await runtime.close()
+    ours = (config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
+    for answer in (version, told):
+        if isinstance(answer, Unavailable):
+            mend = f"see that the container runtime has CDI switched on and reads {ours[0]} and {ours[1]}"
+            return Finding("runtime: CDI", True, f"could not be asked: {answer.reason}", mend)
+    assert isinstance(version, str) and not isinstance(told, Unavailable)
+    return reads_cdi(version, told, ours)
+
+
 def _folders(config: Config) -> Iterator[Finding]:
     daemon = config.daemon
     cdi = "make it, and mount it where the container runtime reads it (containerd: cdi_spec_dirs)"
@@ -211,7 +223,39 @@ async def _rights(config: Config, kubeconfig: Path | None) -> list[Finding]:
         mend = "run it in the daemon's pod, or give --kubeconfig" if needed else ""
         return [Finding("API server", not needed, f"not asked: {error}", mend)]
     async with api:
-        return await rights(api)
+        return [*await rights(api), *await _names(api, config)]
+
+
+async def _names(api: KubeApi, config: Config) -> list[Finding]:
+    """Whether the cluster has DRA, and a DeviceClass for each group that is offered there."""
+    from bridge.config import Mode
+    from dra_v1.kube_errors import ApiError, Forbidden, NotFound
+    from dra_v1.resource_api import GROUP, NoResourceApi, ResourceApi
+
+    groups = [group for group in config.groups if group.mode is not Mode.DEVICE_PLUGIN]
+    try:
+        version = await ResourceApi(api).version()
+    except NoResourceApi as error:
+        mend = "until then only mode device-plugin is of use" if groups else ""
+        return [Finding("DRA", not groups, str(error), mend)]
+    except ApiError as error:
+        return [Finding("DRA", False, str(error), "is the kubeconfig right, and the server reachable?")]
+    findings = [Finding("DRA", True, f"the API server serves {GROUP} {version}")]
+    for group in groups:
+        check = f"DeviceClass {group.driver_name}"
+        try:
+            await api.get(f"/apis/{GROUP}/{version}/deviceclasses/{group.driver_name}")
+        except NotFound:
+            mend = "apply what `bridge config manifests` prints; a class of another name does as well"
+            findings.append(Finding(check, True, "there is none of that name", mend))
+        except Forbidden:
+            mend = "apply kustomize/base/rbac.yaml: a switch under the same resource name has to read it"
+            findings.append(Finding(check, True, "it may not be read", mend))
+        except ApiError as error:
+            findings.append(Finding(check, False, str(error), "is the server reachable?"))
+        else:
+            findings.append(Finding(check, True, "is there"))
+    return findings
 
 
 async def rights(api: KubeApi) -> list[Finding]:

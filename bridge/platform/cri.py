@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,14 @@ class CriClient:
             answer if isinstance(answer, Unavailable) else f"{answer.runtime_name} {answer.runtime_version}"
         )
 
+    async def info(self) -> Mapping[str, str] | Unavailable:
+        """What the runtime tells of itself in a verbose Status; which keys there are is its own choice."""
+        endpoint = await self._runtime()
+        if isinstance(endpoint, Unavailable):
+            return endpoint
+        answer = await endpoint.call("ask the container runtime for its status", _status)
+        return answer if isinstance(answer, Unavailable) else dict(answer.info)
+
     async def view(self) -> RuntimeView | Unavailable:
         """All pods and containers.
 
@@ -207,6 +215,11 @@ async def _version(endpoint: UnixEndpoint) -> pb.VersionResponse | Unavailable:
         "ask the container runtime for its version",
         lambda channel: pb_grpc.RuntimeServiceStub(channel).Version(pb.VersionRequest(), timeout=TIMEOUT),
     )
+
+
+async def _status(channel: grpc.aio.Channel) -> pb.StatusResponse:
+    stub = pb_grpc.RuntimeServiceStub(channel)
+    return await stub.Status(pb.StatusRequest(verbose=True), timeout=TIMEOUT)
 
 
 def _view(containers: pb.ListContainersResponse, sandboxes: pb.ListPodSandboxResponse) -> RuntimeView:

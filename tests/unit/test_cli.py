@@ -38,6 +38,10 @@ COMMANDS = (
     ("doctor",),
     ("ledger", "check"),
     ("ledger", "export"),
+    ("mode", "get"),
+    ("mode", "set"),
+    ("status",),
+    ("plan",),
 )
 
 
@@ -76,6 +80,14 @@ def test_every_command_explains_itself_with_an_example(bench: Bench, command: Se
     shown = bench.bridge(*command, "--help", config=False)
     assert shown.exit_code == 0
     assert f"Example: bridge {' '.join(command)}" in shown.output
+
+
+@pytest.mark.parametrize(
+    "command", ["devices", "holds", "explain", "mode get", "mode set", "status", "plan", "doctor"]
+)
+def test_a_command_of_operators_states_its_exit_codes(bench: Bench, command: str) -> None:
+    shown = bench.bridge(*command.split(), "--help", config=False)
+    assert "Exit 0:" in shown.output and "2:" in shown.output
 
 
 def test_without_a_command_it_lists_them(bench: Bench) -> None:

@@ -55,7 +55,7 @@ def plan(
     """
     from bridge.cli.doctor import RIGHTS
     from bridge.cli.fleet.findings import code, findings
-    from bridge.cli.fleet.survey import look
+    from bridge.cli.fleet.surveying import look
 
     try:
         with connect(kubeconfig, context) as cluster:
