@@ -15,7 +15,7 @@ from tests.image.debian import unpack
 BASE = "device-bridge-test/base:1"
 BUILDER = "device-bridge-test/builder:1"
 
-_BASE = ("python3.11", "python3-minimal", "dash", "coreutils", "grep")
+_BASE = ("python3.11", "python3-minimal", "dash", "coreutils", "grep", "libstdc++6")
 _BUILDER = (*_BASE, "python3-pip", "findutils")
 _NEEDLESS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
 

@@ -58,7 +58,7 @@ def test_it_says_its_version_and_its_schema(engine: Engine) -> None:
 
 
 def test_the_python_of_the_path_has_everything_and_no_tools(engine: Engine) -> None:
-    assert said("-c", "import bridge.daemon, os; print(os.getuid())", program="python3") == f"{NOBODY}\n"
+    assert said("-c", "import bridge.daemon.run, os; print(os.getuid())", program="python3") == f"{NOBODY}\n"
     tools = "gcc cc c++ g++ ld as make pip pip3"
     found = said("-c", f"for one in {tools}; do command -v $one; done; python3 -m pip || true", program="sh")
     assert found == ""
