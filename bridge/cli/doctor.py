@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -69,6 +68,8 @@ def doctor(
 
     Example: bridge doctor --config config.yaml
     """
+    import asyncio  # a third of the start time of every command, if it were above
+
     findings = asyncio.run(examine(load_config(config), kubeconfig, roots(dev_root, sys_root)))
     rows = [{**asdict(one), "verdict": one.verdict} for one in findings]
     columns = {"verdict": "VERDICT", "check": "CHECK", "found": "FOUND", "mend": "MEND"}
@@ -79,6 +80,8 @@ def doctor(
 
 async def examine(config: Config, kubeconfig: Path | None, trees: Roots) -> list[Finding]:
     """Look at everything."""
+    import asyncio
+
     from bridge.cli.prerequisites import devices
 
     found = [_ledger(config)]
@@ -260,6 +263,8 @@ async def _names(api: KubeApi, config: Config) -> list[Finding]:
 
 async def rights(api: KubeApi) -> list[Finding]:
     """Ask the API server for each right that the daemon needs."""
+    import asyncio
+
     from dra_v1.kube_errors import ApiError
 
     answers = await asyncio.gather(*(_may(api, *right[:3]) for right in RIGHTS), return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import socket
@@ -81,6 +80,8 @@ def release(
         done = ask(loaded.daemon.state_dir, "release", **asked)
     except NoDaemon as error:
         typer.echo(f"bridge: {error}; the ledger itself is opened instead", err=True)
+        import asyncio
+
         name = node_name or socket.gethostname().lower()
         trees = roots(dev_root, sys_root)
         done = asyncio.run(_alone(loaded, trees, name, kubeconfig, device, force=force, why=why, who=who))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -23,5 +22,7 @@ def sandbox(
         if error.name != "aiohttp":
             raise
         fail("the simulated node needs aiohttp, which is not installed; pip install 'device-bridge[sandbox]'")
+
+    import asyncio
 
     raise typer.Exit(asyncio.run(tour(keep=keep)))
