@@ -25,11 +25,13 @@ class Roots:
         dev: directory that stands for `/dev`.
         sys: directory that stands for `/sys`.
         host_dev: path of that `dev` tree on the host, for container runtimes.
+        proc: directory that stands for `/proc`; `self` below it may be missing.
     """
 
     dev: Path = Path("/dev")
     sys: Path = Path("/sys")
     host_dev: str = "/dev"
+    proc: Path = Path("/proc")
 
     @classmethod
     def at(cls, root: Path, *, mounted: bool = False) -> Roots:
@@ -41,7 +43,7 @@ class Roots:
                 at `/dev/…`; False for a generated tree, whose nodes lie where they were found.
         """
         root = root.absolute()
-        return cls(root / "dev", root / "sys", "/dev" if mounted else str(root / "dev"))
+        return cls(root / "dev", root / "sys", "/dev" if mounted else str(root / "dev"), root / "proc")
 
     @property
     def generated(self) -> bool:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.devices.kinds.device_node import NUMA_ATTRIBUTE, DeviceNodeOptions
+from bridge.devices.kinds.device_node import NUMA_ATTRIBUTE
+from bridge.devices.kinds.node_options import DeviceNodeOptions
 from bridge.devices.model import Owner
 from bridge.devices.schema import Invalid, decode
 from tests.unit.trees import Tree, discover
@@ -321,3 +322,97 @@ def test_the_directories_that_decide_are_watched_existing_or_not(tree: Tree) -> 
 )
 def test_wrong_options_are_refused_with_the_reason(options: dict[str, object], said: str) -> None:
     assert said in wrong(**options)
+
+
+def disk(tree: Tree, name: str, **files: str) -> None:
+    """A disk as sysfs has it; `dm__uuid` is the file `dm/uuid`, an empty text a folder."""
+    tree.file(f"/dev/{name}")
+    folder = f"/sys/class/block/{name.replace('/', '!')}"
+    for file, content in {"size": "2048", "dev": f"8:{len(name)}", **files}.items():
+        path = f"{folder}/{file.replace('__', '/')}"
+        if content:
+            tree.file(path, f"{content}\n")
+        else:
+            tree.at(path).mkdir(parents=True)
+
+
+def test_a_pattern_can_be_of_disks_or_of_what_is_none(tree: Tree) -> None:
+    disk(tree, "sda", device="")
+    tree.file("/dev/tty0")
+    assert paths(tree, include=["/dev/*"], type="block") == ["/dev/sda"]
+    assert paths(tree, include=["/dev/*"], type="char") == ["/dev/tty0"]
+    assert paths(tree, include=["/dev/*"]) == ["/dev/sda", "/dev/tty0"]
+
+
+def test_real_nodes_are_of_the_type_that_they_are(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, mounted=True)
+    tree.node("/dev/c", 20)
+    tree.node("/dev/b", 20, major=7, kind=stat.S_IFBLK)
+    assert paths(tree, include=["/dev/*"], type="block") == ["/dev/b"]
+    assert paths(tree, include=["/dev/*"], type="char") == ["/dev/c"]
+    assert paths(tree, include=["/dev/*"], spare=True) == []
+    for file, content in {"size": "8", "dm/uuid": "mpath-1"}.items():
+        tree.file(f"/sys/dev/block/7:20/{file}", content)
+    assert paths(tree, include=["/dev/*"], spare=True) == ["/dev/b"]
+
+
+def test_a_disk_that_the_node_uses_itself_is_not_spare(tree: Tree) -> None:
+    disk(tree, "sda", device="", sda1__partition="1")
+    disk(tree, "sda1", partition="1")
+    disk(tree, "sdb", device="", holders__dm_0="x")
+    disk(tree, "dm-0", dm__uuid="mpath-1", holders="")
+    disk(tree, "dm-1", dm__uuid="part1-mpath-2")
+    disk(tree, "loop0")
+    disk(tree, "sr0", device="", removable="1")
+    disk(tree, "sdc", device="", size="0")
+    disk(tree, "sdd", device="", dev="8:48")
+    disk(tree, "dm-2", dm__uuid="LVM-1", dev="253:2")
+    disk(tree, "cciss/c0d0", device="")
+    tree.file("/dev/tty0")
+    wide: dict[str, object] = {"include": ["/dev/*", "/dev/*/*"], "spare": True}
+    assert paths(tree, **wide) == ["/dev/cciss/c0d0", "/dev/dm-0", "/dev/dm-2", "/dev/sdd"]
+    tree.file("/proc/self/mountinfo", "22 1 8:48 / /etc rw,relatime - ext4 /dev/root rw\n")
+    tree.file("/proc/swaps", "Filename Type Size Used Priority\n/dev/dm-2 partition 8 0 -2\n")
+    assert paths(tree, **wide) == ["/dev/cciss/c0d0", "/dev/dm-0"]
+
+
+def test_together_all_that_matches_is_one_device_with_its_holders(tree: Tree) -> None:
+    for name in ("dm-0", "dm-3", "dm-10", "crypto/nx-gzip"):
+        tree.file(f"/dev/{name}")
+    options = {
+        "include": ["/dev/dm-*", "/dev/crypto/nx-gzip"],
+        "exclude": ["/dev/dm-3"],
+        "together": True,
+        "replicas": 2,
+    }
+    found = discover(KIND, options, tree.roots)
+    (device,) = found.devices
+    assert (device.name, device.shares, device.attributes["nodes"]) == ("all", 2, 3)
+    wanted = ["/dev/crypto/nx-gzip", "/dev/dm-0", "/dev/dm-10"]
+    assert [node.container_path for node in device.edits.nodes] == wanted
+    assert found.parts == dict.fromkeys(wanted, 2) and device.parts == dict.fromkeys(wanted, 1)
+
+
+def test_together_nothing_is_no_device(tree: Tree) -> None:
+    found = discover(KIND, {"include": ["/dev/dm-*"], "together": True}, tree.roots)
+    assert found.devices == () and found.problems == ()
+
+
+def test_together_two_nodes_are_not_one_path_inside(tree: Tree) -> None:
+    for path in ("/dev/a/x", "/dev/b/x"):
+        tree.file(path)
+    options = {"include": ["/dev/*/x"], "together": True, "containerPath": "/dev/in/{basename}"}
+    found = discover(KIND, options, tree.roots)
+    assert [node.container_path for node in found.devices[0].edits.nodes] == ["/dev/in/x"]
+    assert [(problem.subject, "as /dev/a/x is" in problem.message) for problem in found.problems] == [
+        ("/dev/b/x", True)
+    ]
+
+
+def test_options_that_contradict_each_other() -> None:
+    assert "spare is of disks" in wrong(include=["/dev/*"], spare=True, type="char")
+    assert "give include" in wrong(together=True, devices=[{"name": "a", "nodes": [{"path": "/dev/a"}]}])
+    assert "'all'" in wrong(
+        include=["/dev/b"], together=True, devices=[{"name": "all", "nodes": [{"path": "/dev/a"}]}]
+    )
+    assert "{basename}" in wrong(include=["/dev/*"], together=True, containerPath="/dev/{name}")

@@ -1,4 +1,4 @@
-"""Kind `device-node`: device nodes by glob, each a device; or several nodes that make one device.
+"""Kind `device-node`: device nodes by glob, each a device; or several nodes, or all, that make one device.
 
 A part is a node's canonical path: device numbers change over a reboot, paths do not, and the same silicon
 in two groups is then the same part. One hold uses 1 of `replicas`; without replicas 1 of 1, which is all of
@@ -7,22 +7,14 @@ it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
 
+from bridge.devices.disks import Disks
 from bridge.devices.kinds.base import Found, Kind, Watches
-from bridge.devices.kinds.options import (
-    MOST_SHARES,
-    ContainerPath,
-    OwnerOptions,
-    Permissions,
-    fill,
-)
+from bridge.devices.kinds.node_options import TOGETHER, DeviceNodeOptions, NamedDevice, NodeOptions
+from bridge.devices.kinds.options import OwnerOptions, fill
 from bridge.devices.model import (
-    NAME_LIMIT,
-    SHARE_SEPARATOR,
     AttributeValue,
     ContainerEdits,
     Device,
@@ -42,7 +34,6 @@ from bridge.devices.nodes import (
     numa_node,
     read_node,
 )
-from bridge.devices.schema import NOT_EMPTY, Check, between, matching
 from bridge.platform.roots import Roots
 
 NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
@@ -50,90 +41,6 @@ NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
 
 LONGEST_TEXT = 64
 """Longest string attribute (kubelet-contract C.1)."""
-
-
-def _host_path(value: str) -> str:
-    pieces = value.split("/")
-    if pieces[:2] != ["", "dev"] or len(pieces) < 3 or {"", ".", ".."} & set(pieces[2:]):
-        raise ValueError(f"must be a path below /dev, written plainly (no '.', '..' or '//'), not {value!r}")
-    return value
-
-
-def _glob(value: str) -> str:
-    _host_path(value)
-    if "**" in value:
-        raise ValueError(f"** is not known here: name each level, as in /dev/*/acc*, not {value!r}")
-    if "{" in value or "}" in value:
-        raise ValueError(f"braces are not known here: write one pattern for each of {value!r}")
-    return value
-
-
-def _plain_path(value: str) -> str:
-    _host_path(value)
-    if re.search(r"[*?\[]", value):
-        raise ValueError(f"must be one path, not the pattern {value!r}; patterns belong in include")
-    return value
-
-
-def _not_reserved(name: str) -> str:
-    if SHARE_SEPARATOR in name or name.startswith("claim-"):
-        raise ValueError(
-            f"'{SHARE_SEPARATOR}' and names that begin with 'claim-' are the bridge's own: {name!r}"
-        )
-    return name
-
-
-Glob = Annotated[str, Check(_glob)]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """One node of a device that is written out."""
-
-    path: Annotated[str, Check(_plain_path)]
-    container_path: ContainerPath | None = None
-    permissions: Permissions | None = None
-    owner: OwnerOptions | None = None
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NamedDevice:
-    """A device that is written out."""
-
-    name: Annotated[str, matching("[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=NAME_LIMIT), Check(_not_reserved)]
-    nodes: Annotated[tuple[NodeOptions, ...], NOT_EMPTY]
-
-    def __post_init__(self) -> None:
-        inside = [_inside(node, self.name) for node in self.nodes]
-        twice = {path for path in inside if inside.count(path) > 1}
-        if twice:
-            raise ValueError(f"several nodes would be {', '.join(sorted(twice))} inside the container")
-
-
-def _names_differ(devices: tuple[NamedDevice, ...]) -> tuple[NamedDevice, ...]:
-    names = [device.name for device in devices]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"several devices are called {', '.join(sorted(twice))}")
-    return devices
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceNodeOptions:
-    """Options of a group of kind `device-node`."""
-
-    include: tuple[Glob, ...] = ()
-    exclude: tuple[Glob, ...] = ()
-    devices: Annotated[tuple[NamedDevice, ...], Check(_names_differ)] = ()
-    container_path: ContainerPath | None = None
-    permissions: Permissions = "rw"
-    replicas: Annotated[int, between(1, MOST_SHARES)] = 1
-    owner: OwnerOptions | None = None
-
-    def __post_init__(self) -> None:
-        if not self.include and not self.devices:
-            raise ValueError("names no device: give include (patterns) or devices (written out)")
 
 
 class DeviceNodeKind(Kind[DeviceNodeOptions]):
@@ -223,7 +130,7 @@ class _Search:
             tuple(
                 self._device_node(
                     node,
-                    _inside(option, wanted.name),
+                    option.inside(wanted.name),
                     option.permissions or self.options.permissions,
                     option.owner or self.options.owner,
                 )
@@ -239,7 +146,32 @@ class _Search:
 
     def globbed(self) -> None:
         """Each node that a pattern matches, once, whatever names lead to it."""
+        nodes = list(self._usable())
+        if self.options.together:
+            self._together(nodes)
+            return
+        for node in nodes:
+            name = device_name(node.path.removeprefix("/dev/"))
+            self._add(name, [node], ContainerEdits((self._globbed_node(node, name),)), Health(), [])
+
+    def _together(self, nodes: list[Node]) -> None:
+        """One device of all of them; of several that would be one path inside, the first."""
+        inside: dict[str, tuple[Node, DeviceNode]] = {}
+        for node in nodes:
+            one = self._globbed_node(node, TOGETHER)
+            first, _ = inside.setdefault(one.container_path, (node, one))
+            if first is not node:
+                self._problem(
+                    node.path,
+                    f"inside a container it would be {one.container_path}, as {first.path} is; left out",
+                )
+        if inside:
+            edits = ContainerEdits(tuple(one for _, one in inside.values()))
+            self._add(TOGETHER, [node for node, _ in inside.values()], edits, Health(), [])
+
+    def _usable(self) -> Iterator[Node]:
         seen: set[str] = set()
+        disks = Disks.read(self.roots) if self.options.type or self.options.spare else None
         for path in self._matched():
             try:
                 node = read_node(path, self.roots)
@@ -249,13 +181,20 @@ class _Search:
                 continue
             if node.path in seen or node.path in self.taken or self.excluded.leads(path, node):
                 continue
+            if disks is not None and not self._wanted(node, disks):
+                continue
             seen.add(node.path)
-            name = device_name(node.path.removeprefix("/dev/"))
-            inside = fill(self.options.container_path or node.path, name=name, path=node.path)
-            edits = ContainerEdits(
-                (self._device_node(node, inside, self.options.permissions, self.options.owner),)
-            )
-            self._add(name, [node], edits, Health(), [])
+            yield node
+
+    def _wanted(self, node: Node, disks: Disks) -> bool:
+        """Whether it is of the type, and spare if it has to be. What is not, is no problem: nobody asked for it."""
+        if self.options.type is not None and disks.is_block(node) != (self.options.type == "block"):
+            return False
+        return not self.options.spare or not disks.use_of(node)
+
+    def _globbed_node(self, node: Node, name: str) -> DeviceNode:
+        inside = fill(self.options.container_path or node.path, name=name, path=node.path)
+        return self._device_node(node, inside, self.options.permissions, self.options.owner)
 
     def _matched(self) -> Iterator[str]:
         paths = {path for pattern in self.options.include for path in expand(pattern, self.roots)}
@@ -349,10 +288,6 @@ class _Excluded:
             or node.identity in self.identities
             or (node.path != path and self.matches(node.path))
         )
-
-
-def _inside(option: NodeOptions, name: str) -> str:
-    return fill(option.container_path or option.path, name=name, path=option.path)
 
 
 def _attributes(nodes: list[Node], numa: int | None) -> Mapping[str, AttributeValue]:
