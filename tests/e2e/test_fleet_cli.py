@@ -182,7 +182,7 @@ def test_errors_are_lines(cluster: Cluster, crd: None, tmp_path: Path) -> None:
     assert denied.returncode == 1 and "not allowed: nodes is forbidden" in denied.stderr
     nobody = tmp_path / "nobody"
     token = "token: nobody\n"
-    nobody.write_text("".join(_without_token(account.read_text()) + [f"    {token}"]))
+    nobody.write_text("".join([*_without_token(account.read_text()), f"    {token}"]))
     unknown = cluster.exec([*command, nobody], cwd=REPOSITORY, check=False)
     assert unknown.returncode == 1 and "does not know you" in unknown.stderr
     wrong = bridge(cluster, "status", "--selector", "a b")
