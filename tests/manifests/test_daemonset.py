@@ -126,7 +126,6 @@ def test_the_node_says_how_it_stands(cluster: Cluster, installed: None) -> None:
     columns = "NAME WANTED MODE PHASE FREE-DP FREE-DRA HELD-DP HELD-DRA READY AGE LAST-REFUSAL"
     assert header.split() == columns.split()
     told = cluster.kubectl("describe", "nodebridge", cluster.node_name)
-    print(cluster.kubectl("get", "nb", "-o", "wide"), told)
     for text in ("Every group is served on the planes that are open.", "device-bridge.io/acc"):
         assert text in told
     node = cluster.get("Node", cluster.node_name)["metadata"]["uid"]
