@@ -6,6 +6,7 @@ What is claimed about a kubelet or a scheduler is shown here. Needs root and Lin
 from tests.cluster.api import Api, ApiError
 from tests.cluster.cluster import Cluster
 from tests.cluster.images import BUSYBOX, PAUSE, PROBE
+from tests.cluster.member import Member
 from tests.cluster.node import CommandError, Node
 from tests.cluster.processes import Process
 from tests.cluster.versions import DEFAULT, RELEASES, Release
@@ -21,6 +22,7 @@ __all__ = [
     "ApiError",
     "Cluster",
     "CommandError",
+    "Member",
     "Node",
     "NotInTime",
     "Process",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,13 @@ class Credentials:
     tokens: Mapping[str, str]
 
 
-def create(directory: Path, node_name: str) -> Credentials:
+def create(directory: Path, node_names: Sequence[str]) -> Credentials:
     """Make everything in a directory, which must exist."""
     authority, authority_key = _authority(directory)
     client, client_key = _client(directory, authority, authority_key)
     service_account_key = directory / "service-account.key"
     _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(service_account_key))
-    tokens, token_file = _tokens(directory, node_name)
+    tokens, token_file = _tokens(directory, node_names)
     return Credentials(authority, authority_key, service_account_key, client, client_key, token_file, tokens)
 
 
@@ -63,13 +63,12 @@ def _client(directory: Path, authority: Path, authority_key: Path) -> tuple[Path
     return certificate, key
 
 
-def _tokens(directory: Path, node_name: str) -> tuple[Mapping[str, str], Path]:
+def _tokens(directory: Path, node_names: Sequence[str]) -> tuple[Mapping[str, str], Path]:
     groups = {
         "admin": "system:masters",
         "system:kube-controller-manager": "system:masters",
         "system:kube-scheduler": "",
-        f"system:node:{node_name}": "system:nodes",
-    }
+    } | {f"system:node:{name}": "system:nodes" for name in node_names}
     tokens = {user: secrets.token_hex(16) for user in groups}
     path = directory / "tokens.csv"
     path.touch(mode=0o600)

@@ -17,8 +17,8 @@ from tests.cluster.addresses import (
     API_URL,
     DNS_ADDRESS,
     NODE_ADDRESS,
-    POD_RANGE,
     SERVICE_RANGE,
+    Place,
 )
 from tests.cluster.certs import Credentials
 from tests.cluster.images import PAUSE
@@ -30,12 +30,13 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the components of one cluster have in common.
+    """What the components of one node have in common.
 
     Attributes:
         release: the Kubernetes release.
-        directory: the cluster's own folder; etcd's data and all configuration files go there.
+        directory: the node's own folder; etcd's data and all configuration files go there.
         node_name: the node's name.
+        place: where the node is in the cluster's network.
         cgroup: the cgroup under which the kubelet puts its pods, from the root of each hierarchy.
         credentials: keys and tokens.
         feature_gates: for every component, on top of those that the release needs.
@@ -47,6 +48,7 @@ class Layout:
     release: Release
     directory: Path
     node_name: str
+    place: Place
     cgroup: str
     credentials: Credentials
     feature_gates: Mapping[str, bool] = field(default_factory=dict)
@@ -129,7 +131,7 @@ def kubelet(layout: Layout) -> list[str]:
         "kubeconfig": kubeconfig(layout, f"system:node:{layout.node_name}"),
         "config": _write(layout, "kubelet.json", kubelet_configuration(layout)),
         "hostname-override": layout.node_name,
-        "node-ip": NODE_ADDRESS,
+        "node-ip": layout.place.address,
     }
     return ["kubelet", *_flags(arguments), *layout.flags("kubelet")]
 
@@ -214,7 +216,11 @@ def kubeconfig(layout: Layout, user: str, token: str | None = None) -> Path:
 
 def _cni(layout: Layout) -> None:
     """Write the pod network: one bridge, one range of addresses."""
-    ipam = {"type": "host-local", "ranges": [[{"subnet": POD_RANGE}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": layout.place.pods}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
     bridge = {"type": "bridge", "bridge": "pods0", "isGateway": True, "ipam": ipam}
     network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
     _write(layout, "root/etc/cni/net.d/10-pods.conflist", network)

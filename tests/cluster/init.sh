@@ -1,13 +1,15 @@
 #!/bin/bash
 # Process 1 of a node: gives it a file system, devices and a network of its own, then waits and reaps.
 #
-# Usage: init.sh ROOT NODE_ADDRESS API_PORT SERVICE_ADDRESS POD_RANGE CNI_PLUGINS
+# Usage: init.sh ROOT NODE_ADDRESS API_ADDRESS API_PORT SERVICE_ADDRESS POD_RANGE CNI_PLUGINS
+#
+# POD_RANGE is that of all nodes of the cluster.
 #
 # Standard input is the lifeline: when its writer is gone, however it died, this process ends, and with it
 # everything in its pid namespace. Nothing is ever written to the machine's own /dev, /etc, /opt, /run or /var.
 set -euo pipefail
 
-root=$1 node=$2 api_port=$3 service=$4 pods=$5 cni_plugins=$6
+root=$1 node=$2 api=$3 api_port=$4 service=$5 pods=$6 cni_plugins=$7
 
 # Folders that belong to this node alone, kept on disk where they can be looked at from outside.
 folders="
@@ -65,14 +67,15 @@ devices() {
 
 network() {
   ip link set lo up
-  # The kubelet and the API server refuse loopback addresses; a bridge without ports serves as an interface.
-  ip link add node0 type bridge
-  ip addr add "$node/24" dev node0
-  ip link set node0 up
-  ip route add default dev node0
+  # The kubelet and the API server refuse loopback addresses; a bridge without ports serves as an interface, and
+  # takes the cables to other nodes of the cluster.
+  ip link add nodes type bridge
+  ip addr add "$node/24" dev nodes
+  ip link set nodes up
+  ip route add default dev nodes
   echo 1 >/proc/sys/net/ipv4/ip_forward
   # There is no kube-proxy; this is the one service address that pods and the daemon need.
-  to_api=(-d "$service" -p tcp --dport 443 -j DNAT --to-destination "$node:$api_port")
+  to_api=(-d "$service" -p tcp --dport 443 -j DNAT --to-destination "$api:$api_port")
   iptables -w -t nat -A PREROUTING "${to_api[@]}"
   iptables -w -t nat -A OUTPUT "${to_api[@]}"
   iptables -w -t nat -A POSTROUTING -s "$pods" ! -d "$pods" -j MASQUERADE

@@ -16,7 +16,7 @@ from socket import socket
 from typing import IO, Any
 
 from tests.cluster import network
-from tests.cluster.addresses import API_PORT, NODE_ADDRESS, POD_RANGE, SERVICE_ADDRESS
+from tests.cluster.addresses import API_PORT, NODE_ADDRESS, POD_RANGE, SERVICE_ADDRESS, Place
 from tests.cluster.processes import Process, children
 
 _INIT = Path(__file__).with_name("init.sh")
@@ -39,10 +39,12 @@ class Node:
         directory: its folder on the machine. `directory/root` holds what the node sees at the same paths
             below `/`, for the folders that are its own; `directory/logs` a file per program.
         path: the folders of programs, before those of the machine.
+        place: where it is in the cluster's network.
     """
 
-    def __init__(self, name: str, directory: Path, path: Sequence[Path]) -> None:
+    def __init__(self, name: str, directory: Path, path: Sequence[Path], place: Place | None = None) -> None:
         self.name = name
+        self.place = place or Place()
         self.directory = directory
         self.path = path
         self._processes: list[Process] = []
@@ -69,8 +71,8 @@ class Node:
         """Make the namespaces and wait until process 1 has set them up."""
         (self.directory / "logs").mkdir(exist_ok=True)
         command = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", str(_INIT)]
-        command += [str(self.directory / "root"), NODE_ADDRESS, str(API_PORT), SERVICE_ADDRESS, POD_RANGE]
-        command += [str(_CNI_PLUGINS)]
+        command += [str(self.directory / "root"), self.place.address, NODE_ADDRESS, str(API_PORT)]
+        command += [SERVICE_ADDRESS, POD_RANGE, str(_CNI_PLUGINS)]
         with self._log("init") as log:
             self._tree = subprocess.Popen(
                 command,

@@ -2,13 +2,15 @@
  * What a test workload does with its devices.
  *
  *   probe hold PATH... [--glob PATTERN]... [--env NAME]... [--seconds S] [--journal FILE] [--id TEXT]
- *              [--excl] [--mode r|w|rw]
+ *              [--excl] [--mode r|w|rw] [--serve PORT]
  *   probe try PATH r|w|rw
  *   probe mknod PATH c|b MAJOR MINOR
  *
  * `hold` opens every device once, journals how that went, keeps what it got until S seconds have passed or
  * SIGTERM comes, and closes. With --excl on block devices the kernel itself is the judge of double use: a
  * second exclusive opener gets EBUSY, whatever node or container it is opened through.
+ * With --serve it answers HTTP on a port for as long as it has all of its devices, with its id and their paths;
+ * whoever had connected before SIGTERM is answered, too.
  * Exit status of `hold`: 0 all opened, 3 at least one was busy, 4 another error, 2 wrong usage.
  *
  * A journal line is `<monotonic ns> <realtime ns> <open|busy|error|close> <id> <path> <errno>`. The time of
@@ -18,12 +20,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,12 +44,13 @@ struct hold {
 	const char *id;
 	double seconds; /* negative: until SIGTERM */
 	int flags;
+	int port; /* 0: serve nobody */
 };
 
 static int usage(void)
 {
 	fputs("usage: probe hold PATH... [--glob PATTERN] [--env NAME] [--seconds S] [--journal FILE] [--id TEXT]"
-	      " [--excl] [--mode r|w|rw]\n"
+	      " [--excl] [--mode r|w|rw] [--serve PORT]\n"
 	      "       probe try PATH r|w|rw\n"
 	      "       probe mknod PATH c|b MAJOR MINOR\n",
 	      stderr);
@@ -115,6 +123,8 @@ static void parse(struct hold *hold, int argc, char **argv)
 			hold->journal = value;
 		else if (!strcmp(option, "--id"))
 			hold->id = value;
+		else if (!strcmp(option, "--serve"))
+			hold->port = atoi(value);
 		else if (!strcmp(option, "--mode"))
 			hold->flags = (hold->flags & ~O_ACCMODE) | access_mode(value);
 		else
@@ -188,6 +198,64 @@ static void wait_for_end(double seconds, const sigset_t *signals)
 		;
 }
 
+/* Reads a request to the end of its headers, which is all there is of a GET, and answers it. */
+static void answer(const struct hold *hold, int connection)
+{
+	static const struct timeval limit = {.tv_sec = 2};
+	char request[4096], body[4096], reply[8192];
+	size_t got = 0;
+	int length;
+
+	setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+	while (got < sizeof request - 1) {
+		ssize_t more = read(connection, request + got, sizeof request - 1 - got);
+
+		if (more <= 0)
+			break;
+		request[got += more] = 0;
+		if (strstr(request, "\r\n\r\n")) {
+			length = snprintf(body, sizeof body, "%s", hold->id);
+			for (int i = 0; i < hold->count && length < (int)sizeof body - 256; i++)
+				length += snprintf(body + length, sizeof body - length, " %.200s", hold->paths[i]);
+			length = snprintf(reply, sizeof reply,
+					  "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", length, body);
+			if (send(connection, reply, length, MSG_NOSIGNAL) != length)
+				perror("probe: cannot answer");
+			break;
+		}
+	}
+	close(connection);
+}
+
+static int listen_at(int port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int server = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (server < 0 || bind(server, (struct sockaddr *)&address, sizeof address) || listen(server, 128)) {
+		perror("probe: cannot listen");
+		exit(FAILED);
+	}
+	return server;
+}
+
+static void serve(const struct hold *hold, const sigset_t *signals)
+{
+	struct pollfd ready[] = {{.fd = listen_at(hold->port), .events = POLLIN},
+				 {.fd = signalfd(-1, signals, SFD_CLOEXEC), .events = POLLIN}};
+
+	while (!(ready[1].revents & POLLIN)) {
+		int connection;
+
+		if (poll(ready, 2, -1) < 0)
+			continue;
+		while ((connection = accept4(ready[0].fd, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+			answer(hold, connection);
+	}
+	close(ready[0].fd);
+}
+
 static int hold_devices(int argc, char **argv)
 {
 	static struct hold hold = {.flags = O_RDWR, .seconds = -1};
@@ -209,7 +277,9 @@ static int hold_devices(int argc, char **argv)
 		return FAILED;
 	}
 	status = open_all(&hold);
-	if (!status)
+	if (!status && hold.port)
+		serve(&hold, &signals);
+	else if (!status)
 		wait_for_end(hold.seconds, &signals);
 	close_all(&hold);
 	return status;

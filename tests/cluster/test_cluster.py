@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.cluster import PROBE, ApiError, Cluster, cgroups, consoles, loops, workdirs
-from tests.cluster.processes import children, is_alive, owner, owner_is_alive, start_time
+from tests.cluster.processes import children, is_alive, start_time
+from tests.cluster.traces import traces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # a cold build takes minutes
 
@@ -161,29 +161,3 @@ def container(cluster: Cluster, name: str) -> dict[str, Any]:
 def descendants(pid: int) -> list[int]:
     below = children(pid)
     return below + [one for child in below for one in descendants(child)]
-
-
-def traces() -> dict[str, object]:
-    """What a cluster could leave on the machine, less what other runs have there at the same time."""
-    owned = [
-        *Path("/sys/fs/cgroup").glob("*/device-bridge-*"),
-        *Path("/sys/fs/cgroup").glob("device-bridge-*"),
-    ]
-    owned += workdirs.choose().parent.glob("db-*")
-    return {
-        "mounts": Path("/proc/self/mounts").read_text(),
-        "links": names("/sys/class/net"),
-        # The loop devices of other runs come and go; the one that a test took is looked for by name.
-        "devices": [name for name in names("/dev") if not name.startswith("loop")],
-        "run": names("/run"),
-        "owned": sorted(str(path) for path in owned if not of_another_run(path.name)),
-    }
-
-
-def names(folder: str) -> list[str]:
-    return sorted(entry.name for entry in Path(folder).iterdir())
-
-
-def of_another_run(name: str) -> bool:
-    match = re.search(r"\d+-\d+", name)
-    return match is not None and match[0] != owner() and owner_is_alive(match[0])
