@@ -22,6 +22,7 @@ app = typer.Typer(
     help="One node daemon that offers devices through the device plugin API and DRA at once, from one ledger.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs are wrapped as wide as the terminal is
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config.app, name="config")

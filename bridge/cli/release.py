@@ -39,8 +39,8 @@ def release(
         str,
         typer.Argument(
             metavar="DEVICE",
-            help="A device as `bridge devices` names it, group/device, a share, the path of its node; 'group/*' or "
-            "'*' for the quarantine of a group or of everything.",
+            help="A device as `bridge devices` names it, group/device, a share, the path of its node; `group/*` or "
+            "`*` for the quarantine of a group or of everything.",
         ),
     ],
     yes: Annotated[
