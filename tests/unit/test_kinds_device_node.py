@@ -416,3 +416,17 @@ def test_options_that_contradict_each_other() -> None:
         include=["/dev/b"], together=True, devices=[{"name": "all", "nodes": [{"path": "/dev/a"}]}]
     )
     assert "{basename}" in wrong(include=["/dev/*"], together=True, containerPath="/dev/{name}")
+
+
+def test_a_container_can_have_the_paths_that_matched(tree: Tree) -> None:
+    tree.file("/dev/dm-0")
+    for name in ("mpatha", "mpathb"):
+        tree.link(f"/dev/mapper/{name}", "../dm-0")
+    inside = {}
+    for as_matched in (False, True):
+        found = discover(KIND, {"include": ["/dev/mapper/*"], "asMatched": as_matched}, tree.roots)
+        (device,) = found.devices
+        assert device.attributes["path"] == "/dev/dm-0" and device.parts == {"/dev/dm-0": 1}
+        inside[as_matched] = [node.container_path for node in device.edits.nodes]
+    assert inside == {False: ["/dev/dm-0"], True: ["/dev/mapper/mpatha", "/dev/mapper/mpathb"]}
+    assert "leave one out" in wrong(include=["/dev/a"], asMatched=True, containerPath="/dev/b")

@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.devices.disks import Disks
@@ -146,31 +146,30 @@ class _Search:
 
     def globbed(self) -> None:
         """Each node that a pattern matches, once, whatever names lead to it."""
-        nodes = list(self._usable())
+        usable = self._usable()
         if self.options.together:
-            self._together(nodes)
+            self._together(usable)
             return
-        for node in nodes:
-            name = device_name(node.path.removeprefix("/dev/"))
-            self._add(name, [node], ContainerEdits((self._globbed_node(node, name),)), Health(), [])
+        for path, (node, matched) in usable.items():
+            name = device_name(path.removeprefix("/dev/"))
+            self._add(name, [node], ContainerEdits(tuple(self._globbed(node, name, matched))), Health(), [])
 
-    def _together(self, nodes: list[Node]) -> None:
+    def _together(self, usable: Mapping[str, tuple[Node, list[str]]]) -> None:
         """One device of all of them; of several that would be one path inside, the first."""
         inside: dict[str, tuple[Node, DeviceNode]] = {}
-        for node in nodes:
-            one = self._globbed_node(node, TOGETHER)
-            first, _ = inside.setdefault(one.container_path, (node, one))
-            if first is not node:
-                self._problem(
-                    node.path,
-                    f"inside a container it would be {one.container_path}, as {first.path} is; left out",
-                )
+        for node, matched in usable.values():
+            for one in self._globbed(node, TOGETHER, matched):
+                first, _ = inside.setdefault(one.container_path, (node, one))
+                if first is not node:
+                    where = f"inside a container it would be {one.container_path}, as {first.path} is"
+                    self._problem(node.path, f"{where}; it is left out")
         if inside:
-            edits = ContainerEdits(tuple(one for _, one in inside.values()))
-            self._add(TOGETHER, [node for node, _ in inside.values()], edits, Health(), [])
+            nodes = list({node.path: node for node, _ in inside.values()}.values())
+            self._add(TOGETHER, nodes, ContainerEdits(tuple(one for _, one in inside.values())), Health(), [])
 
-    def _usable(self) -> Iterator[Node]:
-        seen: set[str] = set()
+    def _usable(self) -> dict[str, tuple[Node, list[str]]]:
+        """The nodes that patterns match, by their own paths, each with the paths that matched."""
+        usable: dict[str, tuple[Node, list[str]]] = {}
         disks = Disks.read(self.roots) if self.options.type or self.options.spare else None
         for path in self._matched():
             try:
@@ -179,12 +178,11 @@ class _Search:
                 if not isinstance(error, Missing) or self.roots.look(path).is_symlink():
                     self._problem(path, f"{error}; it is left out")
                 continue
-            if node.path in seen or node.path in self.taken or self.excluded.leads(path, node):
+            if node.path in self.taken or self.excluded.leads(path, node):
                 continue
-            if disks is not None and not self._wanted(node, disks):
-                continue
-            seen.add(node.path)
-            yield node
+            if disks is None or self._wanted(node, disks):
+                usable.setdefault(node.path, (node, []))[1].append(path)
+        return usable
 
     def _wanted(self, node: Node, disks: Disks) -> bool:
         """Whether it is of the type, and spare if it has to be. What is not, is no problem: nobody asked for it."""
@@ -192,9 +190,14 @@ class _Search:
             return False
         return not self.options.spare or not disks.use_of(node)
 
-    def _globbed_node(self, node: Node, name: str) -> DeviceNode:
-        inside = fill(self.options.container_path or node.path, name=name, path=node.path)
-        return self._device_node(node, inside, self.options.permissions, self.options.owner)
+    def _globbed(self, node: Node, name: str, matched: Sequence[str]) -> Iterator[DeviceNode]:
+        """The node as a container sees it: at one path, or at each that led to it."""
+        if self.options.as_matched:
+            inside = list(matched)
+        else:
+            inside = [fill(self.options.container_path or node.path, name=name, path=node.path)]
+        for path in inside:
+            yield self._device_node(node, path, self.options.permissions, self.options.owner)
 
     def _matched(self) -> Iterator[str]:
         paths = {path for pattern in self.options.include for path in expand(pattern, self.roots)}

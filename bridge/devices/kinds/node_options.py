@@ -90,7 +90,8 @@ class DeviceNodeOptions:
     """Options of a group of kind `device-node`.
 
     `type` and `spare` narrow what `include` matches, not what is written out. `together` makes one device of all of
-    it: a holder gets the nodes that there are when its container starts.
+    it: a holder gets the nodes that there are when its container starts. `asMatched`: where the path that a pattern
+    matched is a link, containers get the node at that path, not at the one that the link leads to.
     """
 
     include: tuple[Glob, ...] = ()
@@ -100,6 +101,7 @@ class DeviceNodeOptions:
     together: bool = False
     devices: Annotated[tuple[NamedDevice, ...], Check(_names_differ)] = ()
     container_path: ContainerPath | None = None
+    as_matched: bool = False
     permissions: Permissions = "rw"
     replicas: Annotated[int, between(1, MOST_SHARES)] = 1
     owner: OwnerOptions | None = None
@@ -109,6 +111,8 @@ class DeviceNodeOptions:
             raise ValueError("names no device: give include (patterns) or devices (written out)")
         if self.spare and self.type == "char":
             raise ValueError("spare is of disks, which are no character devices: leave type out, or spare")
+        if self.as_matched and self.container_path is not None:
+            raise ValueError("asMatched and containerPath both say where the node is inside: leave one out")
         if self.together:
             self._check_together()
 
