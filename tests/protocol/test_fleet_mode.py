@@ -207,6 +207,16 @@ async def test_a_watch_that_has_to_begin_anew_misses_nothing(fleet: Fleet) -> No
     assert fleet.server.requests[("list", BRIDGES)] > 3
 
 
+async def test_a_switch_does_not_list_the_fleet_for_each_node(fleet: Fleet) -> None:
+    for number in range(30, 40):
+        fleet.node(f"node-{number}")
+    fleet.server.requests.clear()
+    assert (await fleet.bridge("mode", "set", "dra")).exit_code == 0
+    assert fleet.server.requests[("list", BRIDGES)] == 2
+    assert fleet.server.requests[("list", "nodes")] == 1
+    assert fleet.server.requests[("patch", "nodes")] == 13
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -361,7 +361,7 @@ def _message(raw: bytes) -> str:
 
 
 def _exec_refused(what: str, reason: str) -> str:
-    said = " ".join(reason.split())
+    said = " ".join(reason.partition("-+-+-")[0].split())  # behind it: the answer's headers and body
     if "403" in said:
         return f"cannot {what}: not allowed; it needs the verbs get and create on pods/exec there"
     if "404" in said:

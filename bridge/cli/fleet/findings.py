@@ -178,15 +178,16 @@ def _drivers(survey: Survey, groups: Sequence[names.GroupNames]) -> Iterator[Fin
 def _held(survey: Survey, to: str) -> Iterator[Finding]:
     if to != "dra" or isinstance(survey.states, Unknown):
         return
-    for node in survey.nodes:
-        state = survey.states.get(str(node["metadata"]["name"]))
-        if state is not None and (held := state.held.get("devicePlugin", 0)):
-            yield Finding(
-                "pods with devices",
-                Weight.WARNING,
-                f"{held} device(s) are held through the device plugin: the pods keep them. Where the resource name "
-                "stays the same they show as unhealthy until those pods end, and a pod that has to be admitted again "
-                "after a reboot is replaced by its controller",
-                "`bridge mode set dra --wait-for-holders` avoids that, and waits",
-                (state.node,),
-            )
+    chosen = [str(node["metadata"]["name"]) for node in survey.nodes]
+    states = [survey.states[name] for name in chosen if name in survey.states]
+    held = {state.node: count for state in states if (count := state.held.get("devicePlugin", 0))}
+    if held:
+        yield Finding(
+            "pods with devices",
+            Weight.WARNING,
+            f"{sum(held.values())} device(s) are held through the device plugin: the pods keep them. Where the "
+            "resource name stays the same they show as unhealthy until those pods end, and a pod that has to be admitted again "
+            "after a reboot is replaced by its controller",
+            "`bridge mode set dra --wait-for-holders` avoids that, and waits",
+            tuple(held),
+        )

@@ -125,6 +125,7 @@ class Rollout:
     def _one(self, batch: Sequence[Leg]) -> None:
         """One batch. Raises Stopped."""
         if self._pace.wait:
+            self._bridges.refresh([leg.node for leg in batch])
             serving = _Wait(self, {leg.node: (leg, ready) for leg in batch}, self._pace.patience, set())
             until(self._bridges, serving.met)
         begun, versions = self._clock(), self._bridges.versions()

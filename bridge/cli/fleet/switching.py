@@ -77,6 +77,7 @@ class Order:
 def switch(cluster: Cluster, order: Order, *, dry_run: bool) -> Report:
     """Do it, and say how far it came. Raises Problem, which says the same where it could not go on."""
     legs, states = _legs(cluster, order)
+    _tell_price(order, states, [leg.node for leg in legs])
     with shown() as progress:
         rollout = Rollout(cluster, legs, order.pace, progress)
         todo = rollout.left(legs, states)
@@ -85,15 +86,13 @@ def switch(cluster: Cluster, order: Order, *, dry_run: bool) -> Report:
                 rollout.report.rows[leg.node].result = Result.WOULD
             return rollout.report
         try:
-            report = rollout.run(batches(todo, size(order.batch, len(legs))))
+            return rollout.run(batches(todo, size(order.batch, len(legs))))
         except KeyboardInterrupt:
             text = f"interrupted; {stands(rollout.report, order.again, order.undo)}"
             raise Problem(text, 130) from None
         except ClusterError as error:
             text = f"{error}\n{stands(rollout.report, order.again, order.undo)}"
             raise Problem(text, error.code) from error
-    _tell_price(order, states, report)
-    return report
 
 
 def _legs(cluster: Cluster, order: Order) -> tuple[list[Leg], Mapping[str, State]]:
@@ -140,16 +139,17 @@ def _fit(
     return fit
 
 
-def _tell_price(order: Order, states: Mapping[str, State], report: Report) -> None:
-    """What a node in `dra` shows of pods that have devices from the device plugin still (design: a switch waits for
-    allocatable 0, not for holders)."""
+def _tell_price(order: Order, states: Mapping[str, State], nodes: Sequence[str]) -> None:
+    """What a node in `dra` shows of pods that have devices from the device plugin still: a switch waits for allocatable
+    0, not for them."""
     if order.mode != "dra" or order.ask.wait_for_holders:
         return
-    held = {name: states[name].held.get("devicePlugin", 0) for name in report.rows if name in states}
-    if any(held.values()):
-        nodes = some([name for name, count in held.items() if count])
+    going = [name for name in nodes if name in states and states[name].mode != order.mode]
+    held = {name: count for name in going if (count := states[name].held.get("devicePlugin", 0))}
+    if held:
         typer.echo(
-            f"bridge: note: pods have {sum(held.values())} devices from the device plugin on {nodes}. They keep them. "
+            f"bridge: note: pods have {sum(held.values())} devices from the device plugin on {some(list(held))}. They "
+            "keep them. "
             "Where the resource name is the same on both planes, such a device is shown as unhealthy until its pod "
             "ends, and a pod that the kubelet has to admit again after a reboot is replaced by its controller; "
             "--wait-for-holders avoids that",

@@ -1,9 +1,12 @@
-"""NodeBridges followed for as long as a switch takes: one list, then a watch, and a list again after each gap."""
+"""NodeBridges followed for as long as a switch takes: one list, then watches, and a list again after each gap.
+
+A fleet may have thousands of nodes and a switch as many batches: what a batch begins with is read by name.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from bridge.cli.fleet.cluster import Cluster, ClusterError
 from bridge.cli.fleet.states import NO_CRD, PATH, State, state
@@ -16,6 +19,7 @@ AWAY_S = 30.0
 """How long the API server may be away under a switch, as when it is restarted."""
 
 _GONE, _SERVERS_FAULT = 410, 500
+_MANY = 50
 
 
 class NoBridges(Problem):
@@ -45,9 +49,21 @@ class Bridges:
         self._version = listing.version
         return self._states
 
+    def refresh(self, nodes: Collection[str]) -> None:
+        """Read those of some nodes, or all where these are many. Raises NoBridges; ClusterError."""
+        if not self._version or len(nodes) > _MANY:
+            self.read()
+            return
+        for node in nodes:
+            found = self._cluster.find(f"{PATH}/{node}")
+            if found is None:
+                self._states.pop(node, None)
+            else:
+                self._states[node] = state(found)
+
     def follow(self) -> Iterator[Mapping[str, State]]:
-        """All of them now, after each change, and at least each `LOOK_S` seconds, for as long as it is asked."""
-        yield self.read()
+        """All of them as known, after each change, and at least each `LOOK_S` seconds, for as long as it is asked."""
+        yield self._states if self._version else self.read()
         away: float | None = None
         while True:
             try:
@@ -81,10 +97,18 @@ class Bridges:
 
     def _take(self, kind: str, one: State) -> None:
         self._version = one.version
+        known = self._states.get(one.node)
+        if known is not None and _number(known) > _number(one):
+            return  # of the time before it was read by name
         if kind == "DELETED":
             self._states.pop(one.node, None)
         else:
             self._states[one.node] = one
+
+
+def _number(one: State) -> int:
+    """Resource versions of one kind are numbers that grow."""
+    return int(one.version) if one.version.isdecimal() else 0
 
 
 def until(bridges: Bridges, met: Callable[[Mapping[str, State]], bool]) -> None:
