@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import docker
+import docker  # type: ignore[import-untyped]
 
 from tests.cluster import cgroups, packages, workdirs
 from tests.cluster.cache import cached
