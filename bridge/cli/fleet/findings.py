@@ -186,8 +186,8 @@ def _held(survey: Survey, to: str) -> Iterator[Finding]:
             "pods with devices",
             Weight.WARNING,
             f"{sum(held.values())} device(s) are held through the device plugin: the pods keep them. Where the "
-            "resource name stays the same they show as unhealthy until those pods end, and a pod that has to be admitted again "
-            "after a reboot is replaced by its controller",
+            "resource name stays the same they show as unhealthy until those pods end, and a pod that has to be "
+            "admitted again after a reboot is replaced by its controller",
             "`bridge mode set dra --wait-for-holders` avoids that, and waits",
             tuple(held),
         )
