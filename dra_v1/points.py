@@ -39,6 +39,8 @@ class Point(StrEnum):
     NODE_BRIDGE_MADE = auto()
     NODE_BRIDGE_APPLYING = auto()
     NODE_BRIDGE_APPLIED = auto()
+    MODE_STEPPING = auto()
+    MODE_STEPPED = auto()
 
     # bridge.platform
     CDI_WRITING = auto()

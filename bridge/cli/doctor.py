@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 
 RIGHTS = (
     ("", "nodes", "get", "slices name the Node's UID as their owner"),
+    ("", "nodes", "list", "labels of the Node say which mode is wanted"),
+    ("", "nodes", "watch", "hears when another mode is wanted, and when allocatable is 0"),
+    (
+        "resource.k8s.io",
+        "deviceclasses",
+        "get",
+        "sees that a class carries the resource name before the device plugin closes",
+    ),
     ("", "pods", "list", "reserves devices before the kubelet asks; proves that pods have ended"),
     ("", "pods", "watch", "reserves devices before the kubelet asks"),
     ("", "events", "create", "tells refusals and quarantines"),

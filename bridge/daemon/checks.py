@@ -27,6 +27,10 @@ class Checks:
         """One more condition of readiness."""
         self._ready[name] = condition
 
+    def remove(self, name: str) -> None:
+        """A condition no more."""
+        self._ready.pop(name, None)
+
     def started(self) -> None:
         """Start-up is over: from now on the conditions alone count."""
         self._ready.pop("start", None)

@@ -5,11 +5,15 @@ Every path that reports is counted in one place, so that none is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bridge.config import Mode
 from bridge.ledger.holds import Plane
 from bridge.planes import report as told
 from bridge.planes.counts import PLANE_OF, Counts
+from bridge.planes.modes import GroupMode, Phase
 from bridge.platform.budget import Budget
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -160,6 +164,30 @@ class Metrics:
             ["verb", "resource", "code"],
             registry=self.registry,
         )
+        self.mode = Gauge(
+            "device_bridge_mode",
+            "1 for the mode that a group was last wholly in.",
+            ["group", "mode"],
+            registry=self.registry,
+        )
+        self.wanted = Gauge(
+            "device_bridge_mode_wanted",
+            "1 for the mode that is wanted of a group.",
+            ["group", "mode"],
+            registry=self.registry,
+        )
+        self.phase = Gauge(
+            "device_bridge_mode_phase",
+            "1 for where a group is on its way between modes: Settled, Opening, Closing, Waiting, Refused.",
+            ["group", "phase"],
+            registry=self.registry,
+        )
+        self.phase_since = Gauge(
+            "device_bridge_mode_phase_seconds",
+            "For how long it has been there.",
+            ["group"],
+            registry=self.registry,
+        )
         self.evidence = Gauge(
             "device_bridge_evidence_available",
             "Whether a source of evidence on device plugin holds answers.",
@@ -177,6 +205,15 @@ class Metrics:
         """Show how the budget of requests was used."""
         self.budgeted.labels("all").set_function(lambda: budget.taken)
         self.budgeted.labels("waited").set_function(lambda: budget.waited)
+
+    def mode_of(self, now: GroupMode, seconds: Callable[[], float]) -> None:
+        """Show a group's mode; `seconds`: for how long it has been in its phase."""
+        for mode in Mode:
+            self.mode.labels(now.group, mode).set(mode is now.mode)
+            self.wanted.labels(now.group, mode).set(mode is now.wanted)
+        for phase in Phase:
+            self.phase.labels(now.group, phase).set(phase is now.phase)
+        self.phase_since.labels(now.group).set_function(seconds)
 
     def event(self, result: str) -> None:
         """Count what became of an event."""

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-from bridge.config import Config
+from bridge.config import Config, Mode
 from bridge.daemon.checks import Checks
 from bridge.daemon.control import ControlSocket
 from bridge.daemon.controls import Controls
@@ -31,13 +31,16 @@ from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
 from bridge.daemon.orphans import Orphans
+from bridge.daemon.own_node import OwnNode
 from bridge.daemon.past_ledger import PastLedger
 from bridge.daemon.probes import Probes
 from bridge.daemon.rivals import Rivals
 from bridge.daemon.serving import Serving
 from bridge.daemon.settings import Settings
 from bridge.daemon.sources import Sources
-from bridge.daemon.standing import Standing, as_configured
+from bridge.daemon.standing import Standing
+from bridge.daemon.switch import Surroundings
+from bridge.daemon.switching import Switching
 from bridge.daemon.tasks import cancel, done_or, until
 from bridge.daemon.telling import EventNews, QuarantineNews, log_news, source_news
 from bridge.devices.scanner import Scanner
@@ -134,6 +137,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         if early is not None:
             healing.known = early
             deallocations.lingers = early.lingers
+        own_node = OwnNode(settings.node_name, _resources(config).values(), api, budget)
+        around = Surroundings(ledger, rosters, own_node, resources, budget, sources, report)
+        switching = Switching(config.groups, around, metrics)
+        await switching.begin()
         context = Context(
             config,
             settings.node_name,
@@ -151,7 +158,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             rebuilt,
             budget,
             early,
-            partial(_list_read, reconciler, rivals),
+            partial(_list_read, reconciler, rivals, switching),
         )
         controls = Controls(
             config, ledger, rosters, reconciler, sources, healing, report, checks, roots, rivals, early
@@ -182,6 +189,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         counting = Counting(rosters, ledger, metrics, healing.moving)
         work = {
             "groups": serving.watch(),
+            "modes": switching.run(serving),
+            "own node": own_node.run(),
             "inventory": follow(changes, rosters, files),
             "reconciler": reconciler.run(),
             "rivals": rivals.follow(),
@@ -191,9 +200,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             "events": events.run(),
         }
         if api is not None:
-            standing = Standing(
-                config.groups, partial(as_configured, config.groups), counting, checks, sources
-            )
+            standing = Standing(config.groups, switching, counting, checks, sources)
             work["node bridge"] = standing.written(api, settings.node_name, budget, report).run()
         if early is not None and resources is not None:
             work["early word"] = early.run()
@@ -215,8 +222,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         log.info("stopping", extra={"holds": len(ledger.account)})
 
 
-def _list_read(reconciler: Reconciler, rivals: Rivals, group: str, yes: bool) -> None:
+def _list_read(reconciler: Reconciler, rivals: Rivals, switching: Switching, group: str, yes: bool) -> None:
     reconciler.list_read(group, yes)
+    switching.list_read(group, yes)
     rivals.wake()
 
 
@@ -388,7 +396,11 @@ async def _api(
     config: Config, settings: Settings, rosters: Rosters, metrics: Metrics
 ) -> AsyncIterator[KubeApi | None]:
     """The API server: needed where DRA is, elsewhere a witness that may be missing."""
-    needed = [group.name for group in config.groups if rosters.serves(group, Plane.DRA)]
+    needed = [
+        group.name
+        for group in config.groups
+        if rosters.serves(group, Plane.DRA) or group.mode is not Mode.DEVICE_PLUGIN
+    ]
     try:
         api = (
             KubeApi.from_kubeconfig(settings.kubeconfig, on_request=metrics.request)

@@ -15,7 +15,9 @@ from bridge.daemon.errors import StartError
 from bridge.daemon.files import GroupFiles
 from bridge.daemon.groups import Context, GroupRunner
 from bridge.daemon.tasks import until
+from bridge.ledger.holds import Plane
 from bridge.platform.cdi import CdiError
+from bridge.platform.pulse import Pulse
 from dra_v1.sockets import SocketError
 
 RETRY_S = 30.0
@@ -24,10 +26,17 @@ RETRY_S = 30.0
 log = logging.getLogger(__name__)
 
 
+class NotServed(Exception):
+    """A group that is refused as a whole; the text says why."""
+
+
 class Serving:
     """Serves the groups while the context lasts: what is held at once, what is free from `offer` on.
 
     Both raise StartError if not one group can be served.
+
+    Attributes:
+        changed: rung when a group that was refused is served after all.
     """
 
     def __init__(self, groups: Sequence[Group], context: Context, files: GroupFiles) -> None:
@@ -37,6 +46,7 @@ class Serving:
         self._stack = contextlib.AsyncExitStack()
         self._runners: dict[str, GroupRunner] = {}
         self._refused: dict[str, str] = {}
+        self.changed = Pulse()
 
     async def __aenter__(self) -> Self:
         async with self._stack:
@@ -53,6 +63,20 @@ class Serving:
             if group.name in self._runners:
                 await self._offer(group)
         self._check()
+
+    def runner(self, group: str) -> GroupRunner | None:
+        """A group as it runs; None while it is refused."""
+        return self._runners.get(group)
+
+    async def open(self, group: Group, plane: Plane) -> None:
+        """Serve one more plane of a group. Raises SocketError, CdiError; NotServed while none of it is served."""
+        runner = self._runners.get(group.name)
+        if runner is None:
+            raise NotServed(f"group {group.name} is not served: {self._refused.get(group.name, '')}")
+        if plane is Plane.DRA:
+            await self._restore(group)
+        await runner.open(plane)
+        runner.reconsider()
 
     def _check(self) -> None:
         if not self._runners:
@@ -77,14 +101,18 @@ class Serving:
 
     async def _begin(self, group: Group) -> None:
         try:
-            missing = await self._files.restore([self._context.rosters.of(group.name)])
-            if group.name in missing:
-                raise CdiError(missing[group.name])
+            await self._restore(group)
             runner = await self._stack.enter_async_context(GroupRunner(group, self._context))
         except (SocketError, CdiError) as error:
             self._refuse(group, error)
             return
         self._runners[group.name] = runner
+
+    async def _restore(self, group: Group) -> None:
+        """Write its CDI files. Raises CdiError if it cannot do without."""
+        missing = await self._files.restore([self._context.rosters.of(group.name)])
+        if group.name in missing:
+            raise CdiError(missing[group.name])
 
     async def _offer(self, group: Group) -> None:
         runner = self._runners[group.name]
@@ -97,6 +125,7 @@ class Serving:
             return
         if self._refused.pop(group.name, None) is not None:
             log.info("group served after all", extra={"group": group.name})
+        self.changed.ring()
 
     def _refuse(self, group: Group, error: Exception) -> None:
         if str(error) != self._refused.get(group.name):

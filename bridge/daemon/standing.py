@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge import __version__
@@ -11,7 +11,7 @@ from bridge.daemon.checks import Checks
 from bridge.daemon.counting import Counting
 from bridge.daemon.node_bridge import NodeBridge
 from bridge.daemon.sources import Sources
-from bridge.planes.modes import GroupMode, Phase, Reason
+from bridge.daemon.switching import Switching
 from bridge.planes.report import Report
 from bridge.planes.status import Facts, GroupState, Refusal, Silent
 from bridge.platform.budget import Budget
@@ -27,21 +27,21 @@ class Standing:
 
     Attributes:
         groups: of the configuration.
-        modes: how each of them is switched.
+        switching: how each of them is switched.
         counting: what they have free and held.
         checks: what keeps the node from serving.
         sources: of evidence.
     """
 
     groups: Sequence[Group]
-    modes: Callable[[], Sequence[GroupMode]]
+    switching: Switching
     counting: Counting
     checks: Checks
     sources: Sources
 
     def facts(self, refusal: Refusal | None) -> Facts:
         """As it is now; `refusal` is the last one."""
-        modes = {mode.group: mode for mode in self.modes()}
+        modes = {mode.group: mode for mode in self.switching.snapshot()}
         groups = [GroupState(one, modes[one.name], self.counting.latest[one.name]) for one in self.groups]
         silent = [
             Silent(one.name, one.error, one.without)
@@ -51,17 +51,10 @@ class Standing:
         return Facts(__version__, groups, self.checks.ready(), silent, refusal)
 
     def written(self, api: KubeApi, node: str, budget: Budget, report: Report) -> NodeBridge:
-        """Who writes it to the cluster, told of everything that may change it but of switches."""
+        """Who writes it to the cluster, told of everything that may change it."""
         made = NodeBridge(api, node, self.facts, budget)
         report.add(made.heard)
         self.counting.subscribe(made.wake)
         self.checks.subscribe(made.wake)
+        self.switching.subscribe(made.wake)
         return made
-
-
-def as_configured(groups: Sequence[Group]) -> tuple[GroupMode, ...]:
-    """The modes of groups that are not switched."""
-    return tuple(
-        GroupMode(group.name, group.mode, group.mode, Phase.SETTLED, Reason.SETTLED, "", 0.0)
-        for group in groups
-    )

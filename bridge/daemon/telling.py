@@ -28,6 +28,9 @@ _LINES: Mapping[type[News], tuple[int, str]] = {
     told.Healing: (logging.WARNING, "healing"),
     told.Healed: (logging.INFO, "healed"),
     told.ConflictStands: (logging.WARNING, "conflict stands"),
+    told.ModeSwitched: (logging.INFO, "mode switched"),
+    told.ModeRefused: (logging.WARNING, "mode refused"),
+    told.ModeWaiting: (logging.WARNING, "mode waits"),
 }
 """Of quarantines and of evidence, those who find them out say more than a line from here would."""
 
@@ -146,6 +149,24 @@ def of_node(news: News) -> Saying | None:
             return Saying(Reason.PROOF_DEGRADED, text)
         case told.ProofRestored():
             return Saying(Reason.PROOF_RESTORED, f"{news.source} answers again", warning=False)
+        case _:
+            return of_mode(news)
+
+
+def of_mode(news: News) -> Saying | None:
+    """What to say on the Node of a group's mode. Pure."""
+    match news:
+        case told.ModeSwitched():
+            text = f"group {news.group} is in mode {news.mode} now; it was in {news.before}"
+            return Saying(Reason.MODE_SWITCHED, text, warning=False)
+        case told.ModeRefused():
+            text = (
+                f"group {news.group} stays in mode {news.mode} and does not go to {news.wanted}: {news.why}"
+            )
+            return Saying(Reason.MODE_REFUSED, text)
+        case told.ModeWaiting():
+            text = f"group {news.group} is on its way to mode {news.wanted} and waits: {news.why}"
+            return Saying(Reason.MODE_WAITING, text)
         case _:
             return None
 

@@ -49,14 +49,12 @@ class Binding:
 
     Attributes:
         names: of its conditions.
-        active: whether slices carry them.
         trouble: why not, although the configuration asks for it; empty where there is nothing to say.
         decided: set once it is known whether to begin with them.
     """
 
     def __init__(self, group: Group, changed: Callable[[], None]) -> None:
         self.names = Names.of(group.driver_name)
-        self.active = False
         self.trouble = ""
         self.decided = asyncio.Event()
         self._group = group
@@ -64,21 +62,45 @@ class Binding:
         self._stopped = asyncio.Event()
         self._pauses = Backoff(AGAIN_S, LONGEST_S, min(1.0, AGAIN_S))
         self._lacks_cluster = False
-        if not wished(group):
+        self._possible = False
+        self._wished = asyncio.Event()
+        self.wish(group)
+        if not self._wished.is_set():
             self.decided.set()
+
+    @property
+    def active(self) -> bool:
+        """Whether slices carry the conditions."""
+        return self._possible and self._wished.is_set()
+
+    @property
+    def answers(self) -> bool:
+        """Whether a scheduler may be waiting for one: also where a switch of modes has ended `active`."""
+        return self._possible
+
+    def wish(self, group: Group) -> None:
+        """The group is in another mode, in which binding may be wished or not."""
+        before = self.active
+        if wished(group):
+            self._wished.set()
+        else:
+            self._wished.clear()
+        if before != self.active:
+            self._changed()
 
     async def decide(self, api: KubeApi, budget: Budget) -> None:
         """Find out whether the cluster and our rights allow it, and again whenever they do not, until cancelled;
         returns where only another cluster could change the answer."""
-        if not wished(self._group):
+        if self._group.binding is Wish.OFF:
             return
         while not self._lacks_cluster:
+            await self._wished.wait()
             try:
                 self._set(await self._obstacle(api, budget))
             except (ApiError, ValueError) as error:
                 if not self.trouble:
                     self._set(f"it cannot be told whether this daemon may set conditions: {error}")
-            if self.active:
+            if self._possible:
                 self._stopped.clear()
                 await self._stopped.wait()
             if not self._lacks_cluster:
@@ -86,13 +108,13 @@ class Binding:
 
     def dropped(self, fields: frozenset[str]) -> None:
         """The cluster does not keep some fields of devices (H25)."""
-        if self.active and fields & FIELDS:
+        if self._possible and fields & FIELDS:
             self._lacks_cluster = True
             self._set("this cluster does not keep binding conditions (gate DRADeviceBindingConditions)")
 
     def forbidden(self, error: ApiError) -> None:
         """A condition could not be set for want of rights: no further device may wait for one."""
-        if self.active:
+        if self._possible:
             self._set(f"this daemon may not set conditions: {error}")
 
     def allowed(self) -> None:
@@ -119,8 +141,8 @@ class Binding:
         return f"RBAC lacks {rules}: grant it, it is asked for again every few minutes"
 
     def _set(self, trouble: str) -> None:
-        before, known = self.active, self.trouble
-        self.active, self.trouble = not trouble, trouble
+        possible, before, known = self._possible, self.active, self.trouble
+        self._possible, self.trouble = not trouble, trouble
         self.decided.set()
         if trouble:
             self._stopped.set()
@@ -129,7 +151,7 @@ class Binding:
                 "no two-phase binding: a DRA pod that loses a race waits on this node",
                 extra={"group": self._group.name, "why": trouble},
             )
-        elif not trouble and not before:
+        elif not trouble and not possible:
             log.info("two-phase binding", extra={"group": self._group.name})
         if before != self.active:
             self._changed()

@@ -6,6 +6,7 @@ kubelet-contract (admin access never holds and is never refused).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -130,15 +131,23 @@ def whole_quantity(text: str, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the ledger keeps of a prepared claim: the answer, and the edits of its own CDI file."""
+    """What the ledger keeps of a prepared claim: the answer, the edits of its own CDI file, and whether it was made
+    for a pod that asked by resource name."""
 
     answer: PreparedClaim
     edits: dict[str, ContainerEdits]
+    by_name: bool = False
 
 
 def encode(stored: Stored) -> str:
     """The text for the ledger, without defaults: one stays in memory for each claim."""
     return json.dumps(plain(stored, defaults=False), separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=1024)
+def is_by_name(text: str) -> bool:
+    """Whether a stored claim was made for a pod that asked by resource name."""
+    return decode(text).by_name
 
 
 def decode(text: str) -> Stored:

@@ -135,13 +135,9 @@ class DevicePluginPlane:
     async def preferred(
         self, available: Sequence[str], must_include: Sequence[str], size: int
     ) -> Sequence[str]:
-        """Steer the kubelet to the end that DRA does not begin with (Q2)."""
-        order = {
-            offer.id: position
-            for position, offer in enumerate(
-                device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
-            )
-        }
+        """Steer the kubelet to the end that DRA does not begin with (Q2), and last of all to what DRA has."""
+        view = device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
+        order = {offer.id: position for position, offer in enumerate(view) if not offer.mirrored}
         return preferred(list(available), list(must_include), size, order)
 
 
@@ -154,9 +150,13 @@ def pick_id(roster: Roster, account: Account, device_id: str) -> Pick:
     held = account.of_share(Plane.DEVICE_PLUGIN, roster.group.name, device_id)
     pick = roster.pick(device_id)
     if held is None and device_id not in roster.device_plugin_shares:
+        why = (
+            f"is in mode {roster.group.mode}, and its configuration gives this device to DRA"
+            if roster.device_plugin_offered
+            else "is in mode dra, or on its way there"
+        )
         raise Unavailable(
-            f"{device_id} is not offered through the device plugin API: group {roster.group.name} is in mode "
-            f"{roster.group.mode}, or on its way there, and this device is DRA's"
+            f"{device_id} is not offered through the device plugin API: group {roster.group.name} {why}"
         )
     return pick
 

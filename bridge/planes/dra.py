@@ -182,7 +182,7 @@ class DraPlane:
 
     async def _book(self, claim: Claim, planned: Plan) -> None:
         holder = ClaimHolder(claim.ref.namespace, claim.ref.name, claim.ref.uid)
-        answer = encode(Stored(planned.answer, planned.edits))
+        answer = encode(Stored(planned.answer, planned.edits, claim.extended_resource))
 
         async def prepare() -> None:
             self._check_moving(claim)

@@ -175,7 +175,7 @@ class EarlyWord:
             Place.OWN: (lambda: bool(self._reservations.parts), f"spec.nodeName={self._node_name}"),
             # The first half of the selector uses the server's index.
             Place.NOMINATED: (
-                lambda: any(part.binding.active for part in self._reservations.parts),
+                lambda: any(part.binding.answers for part in self._reservations.parts),
                 f"spec.nodeName=,status.nominatedNodeName={self._node_name}",
             ),
         }

@@ -101,12 +101,15 @@ class Offering:
         listed: whether the device plugin lists all its IDs, offered or not: unhealthy ones tell the kubelet that they
             are no longer to be had, missing ones would make it forget them.
         hides_held: whether it lists held IDs as unhealthy too.
+        mirrors: whether it lists as healthy what DRA serves under its own resource name: the scheduler counts the pods
+            that have it, so allocatable has to count it too.
     """
 
     device_plugin: bool
     dra: bool
     listed: bool
     hides_held: bool = False
+    mirrors: bool = False
 
     @classmethod
     def of(cls, mode: Mode) -> Offering:
@@ -264,11 +267,14 @@ def offering(switch: Switch, *, same_name: bool, wait_for_holders: bool, admitti
     Held IDs of the device plugin are hidden where allocatable, which counts them, has to come to 0: for a name that
     DRA takes over. Not if holders are waited for; once closed there are none of those. `admitting`: the kubelet is
     taking its pods up again, and fails those whose devices are not healthy.
+    On the way back, what DRA serves under the name is listed as healthy: the scheduler counts every pod of the node
+    that asks for the name, whichever plane serves it (seen in 1.37.1), and would find no room beside them.
     """
     plugin = switch.device_plugin
     waits = wait_for_holders and plugin in (Gate.CLOSING, Gate.WAITING)
     hides = same_name and not plugin.offers and not waits and not admitting
-    return Offering(plugin.offers, switch.dra.offers, plugin is not Gate.CLOSED, hides)
+    mirrors = same_name and plugin.offers
+    return Offering(plugin.offers, switch.dra.offers, plugin is not Gate.CLOSED, hides, mirrors)
 
 
 def phase(switch: Switch) -> Phase:

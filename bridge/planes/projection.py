@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.account import Account
 from bridge.ledger.holds import Hold, Plane
+from bridge.planes.claims import is_by_name
 from bridge.planes.roster import Roster
 
 
@@ -26,6 +27,8 @@ class IdOffer:
     id: str
     healthy: bool
     numa_node: int | None
+    mirrored: bool = False
+    """Healthy for the scheduler's count alone: DRA has it (`Offering.mirrors`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +92,29 @@ def device_plugin_view(
     held: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name):
         held[hold.device] += (hold.share,)
+    theirs = _by_name(roster, account) if roster.offering.mirrors else Counter[str]()
     view: list[IdOffer] = []
     for device in roster.devices:
-        mine = held.get(device.name, ())
-        make = partial(_ids, roster, account, device, mine)
-        view += memory.of(roster, device, (mine, *_state(account, device)), make)
+        mine, mirrored = held.get(device.name, ()), theirs[device.name]
+        make = partial(_ids, roster, account, device, mine, mirrored)
+        view += memory.of(roster, device, (mine, mirrored, *_state(account, device)), make)
     return tuple(view)
 
 
-def _ids(roster: Roster, account: Account, device: Device, held: tuple[str, ...]) -> tuple[IdOffer, ...]:
-    """The IDs of one device, of which this plane holds some."""
+def _by_name(roster: Roster, account: Account) -> Counter[str]:
+    """How many shares of each device DRA has given to pods that asked for the group's resource name."""
+    found: Counter[str] = Counter()
+    for hold in account.of_group(Plane.DRA, roster.group.name):
+        prepared = account.prepared(roster.group.name, hold.holder.uid)
+        if prepared is not None and is_by_name(prepared.answer):
+            found[hold.device] += units_of(hold, roster)
+    return found
+
+
+def _ids(
+    roster: Roster, account: Account, device: Device, held: tuple[str, ...], mirrored: int
+) -> tuple[IdOffer, ...]:
+    """The IDs of one device, of which this plane holds some, and of which so many are DRA's under our name."""
     # Of an unplugged device that was never seen by this process, only what is out under its name is known.
     known = device.present or device.edits != ContainerEdits()
     shares = device.share_names() if known else ()
@@ -106,19 +122,28 @@ def _ids(roster: Roster, account: Account, device: Device, held: tuple[str, ...]
     listed = [s for s in shares if everything or s in roster.device_plugin_shares or s in held]
     listed += [share for share in held if share not in shares]
     healthy = _healthy_ids(roster, account, device, listed, held)
-    return tuple(IdOffer(share, share in healthy, device.numa_node) for share in listed)
+    rest = [s for s in listed if s not in healthy and s not in held] if _is_well(account, device) else []
+    mirror = frozenset(rest[:mirrored])
+    return tuple(
+        IdOffer(share, share in healthy or share in mirror, device.numa_node, share in mirror)
+        for share in listed
+    )
 
 
 def _healthy_ids(
     roster: Roster, account: Account, device: Device, listed: list[str], held: tuple[str, ...]
 ) -> frozenset[str]:
-    if not device.health.ok or account.quarantine_of(device.group, device.name) is not None:
+    if not _is_well(account, device):
         return frozenset()
     mine = [] if roster.offering.hides_held else [share for share in listed if share in held]
     offered = [share for share in listed if share not in held and share in roster.device_plugin_shares]
     room = free_units(roster, account, device)
     # From the end: DRA takes from the beginning (Q2).
     return frozenset(mine) | frozenset(offered[max(0, len(offered) - room) :])
+
+
+def _is_well(account: Account, device: Device) -> bool:
+    return device.health.ok and account.quarantine_of(device.group, device.name) is None
 
 
 def dra_view(

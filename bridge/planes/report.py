@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.config import Mode
 from bridge.ledger.holds import ClaimHolder, Hold, Plane, PodHolder, Refused
 from bridge.ledger.store import LedgerError
 from bridge.planes.regrants import StillUsed
@@ -243,6 +244,35 @@ class ProofRestored:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModeSwitched:
+    """A group has arrived at another mode."""
+
+    group: str
+    mode: Mode
+    before: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRefused:
+    """A group is not switched to the mode that is wanted; `mode` is what it stays in or goes to."""
+
+    group: str
+    wanted: str
+    mode: Mode
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModeWaiting:
+    """A group has been on its way for a while, and what it waits for."""
+
+    group: str
+    wanted: Mode
+    phase: str
+    why: str
+
+
 News = (
     HandedOut
     | WasRefused
@@ -263,6 +293,9 @@ News = (
     | ConflictStands
     | ProofDegraded
     | ProofRestored
+    | ModeSwitched
+    | ModeRefused
+    | ModeWaiting
 )
 
 Sink = Callable[[News], None]

@@ -105,6 +105,15 @@ class Reason(enum.StrEnum):
     PROOF_RESTORED = "DeviceProofRestored"
     """All sources of evidence answer again. On the Node."""
 
+    MODE_SWITCHED = "ModeSwitched"
+    """A group has arrived at another mode. On the Node."""
+
+    MODE_REFUSED = "ModeRefused"
+    """A group is not switched to the mode that is wanted; the text says why, and what to do. On the Node."""
+
+    MODE_WAITING = "ModeWaiting"
+    """A group has been on its way to another mode for a minute; the text says what it waits for. On the Node."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:

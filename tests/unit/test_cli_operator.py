@@ -152,7 +152,7 @@ def test_a_sound_ledger_is_said_to_be_sound(bench: Bench) -> None:
     filled(bench)
     shown = bench.bridge("ledger", "check")
     assert shown.exit_code == 0
-    assert "sound; schema 2, 2 holds on 2 parts, 1 prepared claims, 1 quarantines" in shown.stdout
+    assert "sound; schema 3, 2 holds on 2 parts, 1 prepared claims, 1 quarantines" in shown.stdout
     assert json.loads(bench.bridge("ledger", "check", "-o", "json").stdout)["holds"] == 2
 
 

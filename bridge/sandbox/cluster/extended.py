@@ -58,9 +58,12 @@ def _wanted(pod: Object) -> Iterable[tuple[int, str, str, int]]:
             yield index, container["name"], name, count
 
 
-def _needs(pod: Object) -> dict[str, int]:
-    """Return what a pod needs at once of each resource, less what DRA already serves for it."""
-    mapped = dig(pod, "status.extendedResourceClaimStatus.requestMappings", [])
+def _needs(pod: Object, *, all_of_it: bool = False) -> dict[str, int]:
+    """Return what a pod needs at once of each resource, less what DRA already serves for it.
+
+    `all_of_it`: as the scheduler counts the pods of a node, whoever serves them.
+    """
+    mapped = [] if all_of_it else dig(pod, "status.extendedResourceClaimStatus.requestMappings", [])
     backed = {(m["containerName"], m["resourceName"]) for m in mapped}
     total: dict[str, int] = {}
     ordinary: dict[str, int] = {}
@@ -98,7 +101,7 @@ def split_requests(
     used: dict[str, int] = {}
     for other in pods:
         if dig(other, "spec.nodeName") == name_of(node) and not terminal(other):
-            for name, count in _needs(other).items():
+            for name, count in _needs(other, all_of_it=True).items():
                 used[name] = used.get(name, 0) + count
     by_dra: dict[str, str] = {}
     for name, count in _needs(pod).items():
