@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -358,3 +359,53 @@ async def test_a_status_is_applied_to_what_is_there(api: Client) -> None:
     applied = await api.ok("PATCH", path, {"status": {"mode": "dual"}}, kind)
     again = await api.ok("PATCH", path, {"status": {"mode": "dual"}}, kind)
     assert again["metadata"]["resourceVersion"] == applied["metadata"]["resourceVersion"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("pool=a", ["one"]),
+        ("pool==a", ["one"]),
+        ("pool!=a", ["three", "two"]),
+        ("pool", ["one", "two"]),
+        ("!pool", ["three"]),
+        ("pool in (a, b),zone notin (x)", ["two"]),
+        ("", ["one", "three", "two"]),
+    ],
+)
+async def test_lists_are_selected_by_labels(api: Client, selector: str, names: list[str]) -> None:
+    for name, labels in (("one", {"pool": "a", "zone": "x"}), ("two", {"pool": "b"}), ("three", {})):
+        await api.ok("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}})
+    found = await api.ok("GET", f"/api/v1/nodes?{urlencode({'labelSelector': selector})}")
+    assert [one["metadata"]["name"] for one in found["items"]] == names
+    wrong, _ = await api.call("GET", "/api/v1/nodes?labelSelector=a%20b")
+    assert wrong == 400
+
+
+async def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(api: Client, middle: Client) -> None:
+    body = {
+        "metadata": {"generateName": "x-"},
+        "spec": {"extendedResourceName": "vendor.com/x", "selectors": []},
+    }
+    path = "/apis/resource.k8s.io/v1/deviceclasses"
+    made = await api.ok("POST", f"{path}?dryRun=All", body)
+    assert (
+        made["metadata"]["name"].startswith("x-") and made["spec"]["extendedResourceName"] == "vendor.com/x"
+    )
+    assert "extendedResourceName" not in (await middle.ok("POST", f"{path}?dryRun=All", body))["spec"]
+    assert (await api.ok("GET", path))["items"] == []
+    refused, _ = await api.call("DELETE", "/api/v1/nodes/x?dryRun=All")
+    assert refused == 400
+
+
+async def test_access_of_others_is_reviewed_where_one_may_ask(api: Client) -> None:
+    spec = {
+        "user": "system:serviceaccount:a:b",
+        "resourceAttributes": {"verb": "create", "resource": "resourceslices"},
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    assert (await api.ok("POST", path, {"spec": spec}))["status"] == {"allowed": True}
+    api.server.forbid("create", "resourceslices")
+    assert (await api.ok("POST", path, {"spec": spec}))["status"] == {"allowed": False}
+    api.server.forbid("create", "subjectaccessreviews")
+    assert (await api.call("POST", path, {"spec": spec}))[0] == 403

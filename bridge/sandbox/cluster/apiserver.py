@@ -12,6 +12,7 @@ from typing import Self
 from aiohttp import web
 
 from bridge.sandbox.cluster import discovery
+from bridge.sandbox.cluster.labels import labelled
 from bridge.sandbox.cluster.objects import (
     ApiProblem,
     Object,
@@ -21,7 +22,7 @@ from bridge.sandbox.cluster.objects import (
     name_of,
     namespace_of,
 )
-from bridge.sandbox.cluster.registry import Registry, labelled, parse_fields
+from bridge.sandbox.cluster.registry import Registry, parse_fields
 from bridge.sandbox.cluster.resources import BUILT_IN, Resource
 from bridge.sandbox.cluster.versions import to_served, to_stored
 from bridge.sandbox.cluster.watching import stream
