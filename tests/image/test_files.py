@@ -64,6 +64,10 @@ def test_the_version_is_said_in_one_way() -> None:
     assert f"device-bridge:{__version__}" == IMAGE
     base = yaml.safe_load((REPOSITORY / "kustomize/base/kustomization.yaml").read_text())
     assert base["images"] == [{"name": "device-bridge", "newTag": __version__}]
+    # What a component adds comes after the base, whose tag it then does not get.
+    for path in (REPOSITORY / "kustomize/components").rglob("*.yaml"):
+        named = re.findall(r"image: (device-bridge.*)", path.read_text())
+        assert set(named) <= {IMAGE}, path
 
 
 def test_nothing_runs_in_the_stage_that_is_shipped_and_nobody_is_root() -> None:

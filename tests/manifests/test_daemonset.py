@@ -112,7 +112,7 @@ def test_the_node_says_how_it_stands(cluster: Cluster, installed: None) -> None:
     assert [owner["uid"] for owner in made["ownerReferences"]] == [node]
     written = {(one["manager"], one["operation"], one.get("subresource")) for one in made["managedFields"]}
     assert ("device-bridge", "Apply", "status") in written
-    cluster.delete("Pod", "counted", grace_seconds=0)
+    cluster.delete("Pod", "counted", grace_seconds=1)
 
 
 def test_an_update_replaces_the_daemon_and_touches_no_pod(cluster: Cluster, installed: None) -> None:
