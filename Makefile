@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test campaign e2e e2e-ci cluster bench mutations lint format protos image wheels lock clean
+.PHONY: help venv demo test campaign e2e e2e-ci journey cluster bench mutations lint format protos image wheels lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,10 @@ cluster: venv ## a real Kubernetes node on this machine (root); K8S=1.37.1
 e2e: venv ## the tests on the real node (root); K8S=1.37.1|1.34.4|1.32.2
 	$(BIN)/python -m tests.cluster install-packages
 	$(BIN)/python -m pytest -m e2e tests
+
+journey: venv ## two real nodes go from the device plugin API to DRA and back under a workload that goes on serving (root)
+	$(BIN)/python -m tests.cluster install-packages
+	$(BIN)/python -m pytest -q -s tests/journey
 
 mutations: venv ## break the code on purpose, once for each line of the list, and see a test go red
 	$(BIN)/python -m tests.mutations
