@@ -1,4 +1,4 @@
-"""`bridge config`: check a file, show it with every default, print its schema, read that of another plugin."""
+"""`bridge config`: check a file, show it, print its schema and what it needs in the cluster, read another plugin's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from typing import Annotated
 import typer
 
 from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_config
+from bridge.cli.fleet.options import Wanted
 from bridge.cli.problems import Problem
-from bridge.config import Mode
+from bridge.convert.versions import ApiVersion
 
 app = typer.Typer(help="Check, show and describe the configuration.", no_args_is_help=True)
+
+
+class Form(enum.StrEnum):
+    """How to print what is no table."""
+
+    YAML = "yaml"
+    JSON = "json"
 
 
 @app.command()
@@ -57,13 +65,6 @@ def schema() -> None:
     typer.echo(json.dumps(of_config(), indent=2))
 
 
-class Form(enum.StrEnum):
-    """How to print a configuration."""
-
-    YAML = "yaml"
-    JSON = "json"
-
-
 @app.command("import")
 def import_(
     file: Annotated[
@@ -71,7 +72,7 @@ def import_(
         typer.Argument(help="config.json, its ConfigMap, or all manifests in one; - for standard input."),
     ],
     name: Annotated[str, typer.Option(help="The group that has the plugin's resource name.")] = "dev",
-    mode: Annotated[Mode, typer.Option(help="What is written as mode.")] = Mode.DEVICE_PLUGIN,
+    mode: Annotated[Wanted, typer.Option(help="What is written as mode.")] = Wanted.DEVICE_PLUGIN,
     together: Annotated[
         bool, typer.Option("--together", help="One request means every device, as the plugin has it.")
     ] = False,
@@ -84,9 +85,11 @@ def import_(
     Every field is taken up, or a note says why not; a note also says what the plugin did wrong and is not done here.
     What cannot be taken up ends it with exit code 2, every field named.
 
-    Example: kubectl get configmap -n power-device-plugin power-device-config -o yaml | bridge config import -
+    Example: bridge config import config.json > config.yaml
+
+    From the cluster: kubectl get configmap power-device-config -n power-device-plugin -o yaml | bridge config import -
     """
-    from bridge.config import ConfigErrors
+    from bridge.config import ConfigErrors, Mode
     from bridge.config_import import Options, power_device_plugin, written
 
     source = "standard input" if str(file) == "-" else str(file)
@@ -97,7 +100,7 @@ def import_(
     except UnicodeDecodeError as error:
         fail(f"{source}: not UTF-8 text ({error.reason})", 2)
     try:
-        imported = power_device_plugin(text, source, Options(name, mode, together))
+        imported = power_device_plugin(text, source, Options(name, Mode(mode.value), together))
         as_yaml = written(imported, source)
     except ConfigErrors as errors:
         raise Problem(str(errors), 2) from None
@@ -107,3 +110,46 @@ def import_(
     for note in imported.notes:
         typer.echo(f"bridge: {note}", err=True)
     typer.echo(json.dumps(imported.config, indent=2))
+
+
+@app.command()
+def manifests(
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--filename", "-f", "--config", "-c", envvar="BRIDGE_CONFIG", help="The configuration file."
+        ),
+    ] = DEFAULT_CONFIG,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Where the daemon's ServiceAccount is.")
+    ] = "device-bridge",
+    api_version: Annotated[
+        ApiVersion, typer.Option(help="Of resource.k8s.io: v1 from Kubernetes 1.34, v1beta1 for 1.32.")
+    ] = ApiVersion.V1,
+    output: Annotated[Form, typer.Option("--output", "-o", help="yaml, or json as one List.")] = Form.YAML,
+) -> None:
+    """Print what the groups of a configuration need in the cluster.
+
+    A DeviceClass for each, named as its driver, with the resource name where keepResourceName says so; and the right
+    to set binding conditions on their devices. The rest, the admission policy too, names no group: it is in
+    kustomize/base as it is.
+
+    Example: bridge config manifests -f config.yaml | kubectl apply -f -
+    """
+    from bridge.cli.group_manifests import manifests as of_groups
+    from bridge.cli.group_manifests import without_name
+
+    loaded = load_config(config)
+    objects = list(of_groups(loaded, namespace, api_version))
+    for group in without_name(loaded, api_version):
+        typer.echo(
+            f"bridge: group {group.name}: a DeviceClass of {api_version} cannot carry {group.resource_name}, so pods "
+            "that ask for that name are served through the device plugin alone (keepResourceName needs v1)",
+            err=True,
+        )
+    if output is Form.JSON:
+        typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump_all(objects, sort_keys=False, explicit_start=True), nl=False)

@@ -32,6 +32,8 @@ COMMANDS = (
     ("config", "check"),
     ("config", "show"),
     ("config", "schema"),
+    ("config", "import"),
+    ("config", "manifests"),
     ("holds",),
     ("explain",),
     ("release",),
