@@ -220,6 +220,27 @@ def test_a_daemon_is_asked_from_anywhere_as_on_its_node(cluster: Cluster, instal
     assert whole["holds"] == [] and whole["node"] == node
 
 
+def test_a_real_daemon_is_switched_and_back(cluster: Cluster, installed: None) -> None:
+    node = ("--node", cluster.node_name)
+    cluster.wait_for(lambda: _ready(cluster, cluster.node_name), 30, "the daemon to say that it is Ready")
+    (row,) = told(cluster, "mode", "set", "dra", *node)
+    assert (row["was"], row["mode"], row["result"]) == ("dual", "dra", "switched")
+    assert (
+        cluster.get("Node", cluster.node_name)["status"]["allocatable"].get("device-bridge.io/acc", "0")
+        == "0"
+    )
+    (row,) = told(cluster, "mode", "set", "--undo", *node)
+    assert (row["mode"], row["result"]) == ("dual", "switched")
+    cluster.wait_for(
+        lambda: (
+            cluster.get("Node", cluster.node_name)["status"]["allocatable"]["device-bridge.io/acc"] == "1"
+        ),
+        15,
+        "the device plugin to offer its device again",
+    )
+    assert notes(cluster, cluster.node_name) == {}
+
+
 def test_a_plan_sees_what_the_api_server_keeps_and_who_asks_for_devices(
     cluster: Cluster, installed: None
 ) -> None:

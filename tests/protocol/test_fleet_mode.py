@@ -35,8 +35,14 @@ async def test_nodes_are_switched_one_after_the_other_in_natural_order(fleet: Fl
 
 
 async def test_batches_are_switched_together(fleet: Fleet) -> None:
-    rows = await fleet.json("mode", "set", "dra", "--batch", "67%")
-    assert [row["result"] for row in rows] == ["switched"] * 3
+    done = await fleet.bridge("mode", "set", "dra", "--batch", "67%", "--pause", "0.05s", "-o", "json")
+    assert [row["result"] for row in json.loads(done.stdout)] == ["switched"] * 3
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.count(":") == 1] == [
+        "batch 1/2: node-1, node-2",
+        "batch 1/2: pause of 0.05 s",
+        "batch 2/2: node-10",
+    ]
     found = await fleet.bridge("mode", "set", "dual", "--batch", "67%", "--dry-run")
     assert found.exit_code == 0 and found.stdout.count("would be switched") == 3
     assert len(fleet.order) == 3, "a dry run writes nothing"

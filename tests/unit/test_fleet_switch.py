@@ -170,6 +170,7 @@ def test_lengths_of_time() -> None:
         ({"wanted": "dra", "mode": "dra"}, Standing.THERE),
         ({"wanted": "dra", "mode": "dual", "phase": "Closing"}, Standing.UNDER_WAY),
         ({"wanted": "dra", "mode": "dra", "phase": "Opening"}, Standing.UNDER_WAY),
+        ({"wanted": "dra", "mode": "dual"}, Standing.UNDER_WAY),
         ({"wanted": "dual", "mode": "dual"}, Standing.UNDER_WAY),
         ({"wanted": "dual", "mode": "dual", "phase": "Refused"}, Standing.UNDER_WAY),
         ({"wanted": "dra", "mode": "dual", "phase": "Refused"}, Standing.REFUSED),

@@ -91,6 +91,8 @@ def _of_group(one: GroupState, mode: str | None) -> Verdict:
         why = ": ".join(filter(None, (one.reason, one.message)))
         standing = Standing.WRONG if one.reason == NOT_CHECKED else Standing.REFUSED
         return Verdict(standing, f"group {one.name} refuses {wanted}: {why}")
+    if one.mode != wanted and one.phase == SETTLED:
+        return Verdict(Standing.UNDER_WAY, f"{one.name}: its daemon has taken up the label, and begins")
     if one.mode != wanted or one.phase != SETTLED:
         return Verdict(Standing.UNDER_WAY, one.told)
     return Verdict(Standing.THERE)
