@@ -301,7 +301,7 @@ class EarlyWord:
             tools.budget,
             self.watches,
             wanted=lambda: self._wanted(key),
-            hurried=lambda: self._pods.place(key) is Place.NOMINATED,
+            hurried=lambda: Place.NOMINATED in self._pods.places(key),
             seen=lambda look: self._saw(key, look),
         )
         self._pursuits[key] = pursuit
@@ -310,21 +310,25 @@ class EarlyWord:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, key: Key, pursuit: Pursuit) -> None:
+        unheard = False
         try:
             await pursuit.run()
+            unheard = pursuit.unheard
         except Exception:
             # One claim that nobody foresaw must not end the daemon; its device is decided on at Prepare.
             log.exception("early word of a claim broke", extra={"claim": "/".join(key)})
         finally:
             del self._pursuits[key]
             self._refused.pop(key, None)
-            if self._pods.place(key) is None:
+            if not self._pods.places(key):
                 self._forget(key)
+            elif unheard and self._seen[key].sight is not Sight.OURS:
+                self._pursue(key)  # its allocation, or the pod that waits for it, came while it was looked at
 
     def _wanted(self, key: Key) -> bool:
         seen = self._seen[key]
         return followed(
-            self._pods.place(key),
+            self._pods.places(key),
             seen.sight,
             reserved=bool(self._still_reserved(key)),
             prepared=bool(seen.uid) and self._is(seen.uid, Phase.PREPARED),
@@ -381,7 +385,7 @@ class EarlyWord:
 
     def _tell_orphan(self, key: Key, seen: Seen) -> None:
         """Tell once of a claim that keeps devices although no pod names it, after a while (H5)."""
-        if self._pods.place(key) is not None or not self._listed or not self._still_reserved(key):
+        if self._pods.places(key) or not self._listed or not self._still_reserved(key):
             self._orphans.pop(key, None)
             return
         now = time.monotonic()

@@ -158,6 +158,11 @@ class Pursuit:
         self._pauses.reset()
         self._news.set()
 
+    @property
+    def unheard(self) -> bool:
+        """Whether there was news of the claim, or reason to look again, that no look has answered."""
+        return self._look or self._heard is not None
+
     async def run(self) -> None:
         """Follow until it is not wanted any longer."""
         try:

@@ -132,9 +132,9 @@ class Pods:
         self._forget(place, uid)
         return touched
 
-    def place(self, key: Key) -> Place | None:
-        """The furthest that a pod naming the claim has come; None if no pod does."""
-        return max((place for place, _ in self._naming.get(key, ())), default=None)
+    def places(self, key: Key) -> frozenset[Place]:
+        """Where the pods are that name a claim, each as far as it has come; empty if no pod does."""
+        return frozenset({uid: place for place, uid in sorted(self._naming.get(key, ()))}.values())
 
     def named(self) -> tuple[Key, ...]:
         """The claims that are named."""
@@ -175,11 +175,11 @@ class Sight(enum.Enum):
     OURS = "ours"
 
 
-def followed(place: Place | None, sight: Sight, *, reserved: bool, prepared: bool, open_: bool) -> bool:
+def followed(places: frozenset[Place], sight: Sight, *, reserved: bool, prepared: bool, open_: bool) -> bool:
     """Whether a claim has to be looked at again.
 
     Args:
-        place: of the pods that name it.
+        places: of the pods that name it.
         sight: how it was last seen.
         reserved: the ledger holds devices for it that it has not prepared.
         prepared: the ledger has it prepared: the kubelet has asked, and tells of its end.
@@ -187,15 +187,16 @@ def followed(place: Place | None, sight: Sight, *, reserved: bool, prepared: boo
     """
     if reserved:
         return True
-    if place is None:
+    if not places:
         return False
     match sight:
         case Sight.UNKNOWN:
             return True
-        case Sight.UNALLOCATED:
-            # The nomination is written before the allocation; a pod that was bound has waited for its claims.
-            return place is Place.NOMINATED
+        case Sight.UNALLOCATED | Sight.MISSING:
+            # The nomination is written before the allocation, and the claim may be made anew in between (H6); a pod
+            # that was bound has waited for its claims.
+            return Place.NOMINATED in places
         case Sight.OURS:
             return open_ and not prepared
-        case Sight.MISSING | Sight.OTHERS:
+        case Sight.OTHERS:
             return False

@@ -58,7 +58,7 @@ class OfANode(RuleBasedStateMachine):
             key = ("default", name)
             naming = self.naming(key)
             assert self.pods.uids(key) == naming.keys()
-            assert self.pods.place(key) == max((place for place, _ in naming.values()), default=None)
+            assert self.pods.places(key) == {place for place, _ in naming.values()}
             refs = {
                 PodRef("default", pod.name, uid, dict(pod.claims)[name]) for uid, (_, pod) in naming.items()
             }

@@ -35,6 +35,14 @@ async def claims_watched(node: Node) -> None:
             await api.watched.wait()
 
 
+async def claim_asked_for(node: Node) -> None:
+    """Wait until a claim was read, and the answer is out."""
+    api = node.box.api
+    async with asyncio.timeout(20):
+        while not api.requests[CLAIM_GETS]:
+            await asyncio.sleep(0)
+
+
 def conditions(node: Node, claim: str) -> dict[str, set[str]]:
     """The true conditions of a claim's devices, by device."""
     found = node.box.get("resourceclaims", claim) or {}

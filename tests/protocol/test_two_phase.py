@@ -18,6 +18,7 @@ from tests.protocol.claims import (
     CLAIM_WATCHES,
     PATCHES,
     carries_conditions,
+    claim_asked_for,
     conditions,
     deallocate,
     stuck_pod,
@@ -115,6 +116,23 @@ async def test_h2_with_no_other_device_the_pod_waits_unbound() -> None:
         await node.box.observe.wait("Unschedulable", "default/p")
         assert not node.box.observe.of("Bound", "default/p")
         assert node.phases() == {acc(0): Phase.GRANTED}
+
+
+async def test_h6_a_claim_that_is_made_anew_while_its_pod_waits_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pursuit, "SILENT_S", 0.01)
+    async with stage() as node:
+        await node.box.until(lambda: carries_conditions(node), "devices that wait for us")
+        with node.box.scheduler.paused():
+            node.box.create_pod(make.pod("p", claims={"dev": "c"}))
+            nominated = {"status": {"nominatedNodeName": node.box.node}}
+            node.box.api.registry.patch(
+                "pods", "p", nominated, namespace="default", kind="merge", subresource="status"
+            )
+            await claim_asked_for(node)
+            node.box.create_claim("c", make.request("acc"))
+        await node.box.wait_phase("p", "Running")
 
 
 async def test_q3_what_was_not_answered_before_a_restart_is_answered_after_it() -> None:

@@ -182,7 +182,7 @@ def test_export_prints_everything(bench: Bench) -> None:
         shown = bench.bridge("ledger", "export", "-o", form)
         found = yaml.safe_load(shown.stdout)
         assert [hold["device"] for hold in found["holds"]] == ["crypto-acc1"]
-        assert found["claims"][0]["holder"]["name"] == "train" and found["schema"] == 2
+        assert found["claims"][0]["holder"]["name"] == "train" and found["schema"] == 3
         assert found["quarantines"][0]["reason"] == "in doubt"
         assert found["records"][0]["what"] == "release"
 

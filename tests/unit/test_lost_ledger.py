@@ -74,6 +74,9 @@ class Bench:
     def ended(self, plane: Plane, group: str, devices: list[str], holder: str, why: str) -> None:
         pass
 
+    def taken_up(self, plane: Plane, group: str, devices: list[str], holder: str) -> None:
+        """What was found is seen in the ledger."""
+
     async def _never(self) -> Sighting:
         raise AssertionError("sightings are handed in")
 
