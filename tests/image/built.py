@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _CONTEXT = (
 )
 _KEPT = 3
 """Archives that stay: every change of the source makes a new one, 0.2 GB each."""
+
+_IN_USE_S = 3600.0
 
 
 def archive() -> Path:
@@ -142,7 +145,9 @@ def _copy(context: Path) -> None:
 
 
 def _sweep() -> None:
+    """Drop all but the newest, and leave those that somebody else may be making or reading."""
     entries = sorted(root().glob("image-built-*/"), key=lambda path: path.stat().st_mtime)
     for entry in entries[:-_KEPT]:
-        shutil.rmtree(entry, ignore_errors=True)
-        entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)
+        if time.time() - entry.stat().st_mtime > _IN_USE_S:
+            shutil.rmtree(entry, ignore_errors=True)
+            entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)

@@ -75,7 +75,8 @@ def test_nothing_runs_in_the_stage_that_is_shipped_and_nobody_is_root() -> None:
     assert "\nRUN" in builder and "\nRUN" not in shipped
     assert re.findall(r"^USER (.*)", builder, re.MULTILINE) == ["1001"]
     assert re.findall(r"^USER (.*)", shipped, re.MULTILINE) == ["1001"]
-    assert not re.search(r"\b(microdnf|dnf|yum|apt|apk)\b", TEXT + (CONTAINER / "build.sh").read_text())
+    said = re.sub("#.*", "", TEXT + (CONTAINER / "build.sh").read_text())
+    assert not re.search(r"\b(microdnf|dnf|yum|apt|apt-get|apk)\b", said)
 
 
 def test_the_engine_is_given_every_package_of_the_project() -> None:
