@@ -36,11 +36,12 @@ async def claims_watched(node: Node) -> None:
 
 
 async def claim_asked_for(node: Node) -> None:
-    """Wait until a claim was read, and the answer is out."""
+    """Wait until a claim is read."""
     api = node.box.api
     async with asyncio.timeout(20):
         while not api.requests[CLAIM_GETS]:
-            await asyncio.sleep(0)
+            api.asked.clear()
+            await api.asked.wait()
 
 
 def conditions(node: Node, claim: str) -> dict[str, set[str]]:

@@ -63,6 +63,7 @@ class ApiServer:
         url: where it listens, once started.
         requests: count of requests by (verb, plural), for tests of request budgets.
         watched: set once some client has begun a watch.
+        asked: set at each request, once it is counted.
     """
 
     def __init__(self, registry: Registry, observe: Observations) -> None:
@@ -74,6 +75,7 @@ class ApiServer:
         self._runner: web.AppRunner | None = None
         self._watching: set[asyncio.Event] = set()
         self.watched = asyncio.Event()
+        self.asked = asyncio.Event()
 
     async def start(self) -> Self:
         """Listen; on the same port as before if it was stopped."""
@@ -176,6 +178,7 @@ class ApiServer:
 
     def _admit(self, verb: str, plural: str) -> None:
         self.requests[(verb, plural)] += 1
+        self.asked.set()
         for pair in ((verb, plural), ("*", plural), (verb, "*"), ("*", "*")):
             if pair in self.faults.forbidden:
                 message = f'{plural} is forbidden: User "daemon" cannot {verb} resource "{plural}"'
