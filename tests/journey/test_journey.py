@@ -9,13 +9,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster import Cluster, Member
 from tests.e2e import journal
+from tests.journey import workload
 from tests.journey.client import Client, Endpoints
-from tests.journey.fleet import Fleet
+from tests.journey.fleet import CLASS, Fleet
 from tests.journey.killer import Killer
-from tests.journey.workload import NAME, NAMESPACE, PORT, REPLICAS, Workload
+from tests.journey.workload import NAME, NAMESPACE, PORT, REPLICAS, RESOURCE, Workload
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
