@@ -14,6 +14,7 @@ from bridge.cli.common import fail
 if TYPE_CHECKING:
     from bridge.config import Config
     from bridge.planes.roster import Roster
+    from bridge.planes.rosters import begun
     from bridge.platform.roots import Roots
 
 TIMEOUT_S = 30.0
@@ -57,4 +58,6 @@ def scanned(config: Config, trees: Roots) -> list[Roster]:
 
     account = read_account(config.daemon.state_dir)
     inventory = scan(config.groups, trees)
-    return [Roster.build(group, inventory, account) for group in config.groups]
+    return [
+        Roster.build(group, inventory, account, offering=begun(group, account)) for group in config.groups
+    ]

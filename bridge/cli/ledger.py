@@ -55,7 +55,7 @@ def export(
     config: ConfigOption = DEFAULT_CONFIG,
     output: OutputOption = Output.JSON,
 ) -> None:
-    """Print all of the ledger: holds, prepared claims, quarantines, and what was done to it by force.
+    """Print all of the ledger: holds, prepared claims, quarantines, modes, and what was done to it by force.
 
     Exit 0: printed; 1: it cannot be read; 2: the configuration is wrong.
 
@@ -73,6 +73,7 @@ def export(
         "holds": [asdict(hold) for hold in account],
         "claims": [asdict(claim) for claim in account.prepared_claims()],
         "quarantines": [asdict(quarantine) for quarantine in account.quarantines()],
+        "switches": [asdict(switch) for switch in account.switches()],
         "records": [asdict(record) for record in records],
     }
     dump(Output.JSON if output is Output.TABLE else output, everything)

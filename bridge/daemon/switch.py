@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.config import Group
@@ -240,6 +240,7 @@ class GroupSwitch:
         match due:
             case Due.LIST:
                 await runner.listed()
+                await self._until(lambda: modes.is_counted(self._allocatable(), self._healthy()))
             case Due.UNLIST:
                 await runner.sent()
             case Due.STORE:
@@ -247,14 +248,18 @@ class GroupSwitch:
             case Due.WITHDRAW:
                 await runner.stored()
             case Due.ALLOCATABLE:
-                await self._until_none_is_allocatable()
+                same = self._group.keep_resource_name
+                await self._until(
+                    lambda: modes.counts_as_none(self._allocatable(), self._healthy(), same_name=same)
+                )
 
-    async def _until_none_is_allocatable(self) -> None:
+    async def _until(self, met: Callable[[], bool]) -> None:
+        """Wait for something about the Node's count and what is listed."""
         with (
             self._around.node.changed.listen() as node,
             self._around.rosters.pulses[self._group.name].listen() as list_,
         ):
-            while not self._none_is_allocatable():
+            while not met():
                 waits = [asyncio.create_task(one.wait()) for one in (node, list_)]
                 try:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -263,10 +268,9 @@ class GroupSwitch:
                         one.cancel()
                 self._wake.set()  # what is said of it has changed
 
-    def _none_is_allocatable(self) -> bool:
+    def _healthy(self) -> set[str]:
         view = device_plugin_view(self._around.rosters.of(self._group.name), self._around.ledger.account)
-        healthy = {offer.id for offer in view if offer.healthy}
-        return modes.counts_as_none(self._allocatable(), healthy, same_name=self._group.keep_resource_name)
+        return {offer.id for offer in view if offer.healthy}
 
     def _allocatable(self) -> int | None:
         node = self._around.node

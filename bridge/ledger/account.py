@@ -128,6 +128,10 @@ class Account:
         """How far a group is between two modes; None for one that has not been served yet."""
         return self._switches.get(group)
 
+    def switches(self) -> tuple[Switch, ...]:
+        """The same of all groups that were ever served."""
+        return tuple(self._switches.values())
+
     # Deciding
 
     def check(self, pick: Pick, ending: frozenset[int] = frozenset(), planned: Counter[str] = _NONE) -> None:

@@ -82,7 +82,10 @@ def _state(switch: Switch, group: Group, around: Circumstances) -> tuple[Reason,
         case None:  # no word of who wants it: a start that changes nothing would have news of it
             return Reason.SETTLED, f"in mode {switch.mode}"
         case Due.LIST:
-            return Reason.OPENING_DEVICE_PLUGIN, f"the kubelet is being given {resource} by the device plugin"
+            return (
+                Reason.OPENING_DEVICE_PLUGIN,
+                f"the kubelet is being given {resource}, and the Node to count it",
+            )
         case Due.UNLIST:
             text = f"the kubelet is being told that the device plugin has no {resource} to give"
             return Reason.CLOSING_DEVICE_PLUGIN, text

@@ -77,7 +77,8 @@ class Due(enum.StrEnum):
     """What has to be done, and confirmed, before a switch goes on."""
 
     LIST = "list"
-    """The device plugin is registered, and the kubelet has been sent what is free."""
+    """The device plugin is registered, the kubelet has been sent what is free, and the Node counts it: only then does
+    the scheduler know."""
 
     UNLIST = "unlist"
     """Every reader of the device plugin's list has been sent it with nothing free."""
@@ -285,6 +286,11 @@ def phase(switch: Switch) -> Phase:
     if Gate.CLOSING in gates:
         return Phase.CLOSING
     return Phase.OPENING if Gate.OPENING in gates else Phase.SETTLED
+
+
+def is_counted(allocatable: int | None, healthy: Collection[str]) -> bool:
+    """Whether the Node shows that the kubelet gives out something, if there is something."""
+    return allocatable is None or allocatable > 0 or not healthy
 
 
 def counts_as_none(allocatable: int | None, healthy: Collection[str], *, same_name: bool) -> bool:

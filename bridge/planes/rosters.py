@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.config import Group
 from bridge.devices.model import Inventory
+from bridge.ledger.account import Account
 from bridge.ledger.holds import Pick, Plane
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.switches import Gate
@@ -27,7 +28,7 @@ class Rosters:
         self.inventory = inventory
         self.pulses: dict[str, Pulse] = {group.name: Pulse() for group in groups}
         self.any = Pulse()
-        self._offerings = {group.name: _begun(group, ledger) for group in groups}
+        self._offerings = {group.name: begun(group, ledger.account) for group in groups}
         self._rosters: dict[str, Roster] = {}
         self._by_part: dict[str, frozenset[str]] = {}
         self.take(inventory)
@@ -111,10 +112,10 @@ class Rosters:
         self.any.ring()
 
 
-def _begun(group: Group, ledger: Ledger) -> Offering:
+def begun(group: Group, account: Account) -> Offering:
     """What a group shows until somebody who knows more says otherwise: what the ledger says of it, cautiously, else
     the configuration."""
-    switch = ledger.account.switch_of(group.name)
+    switch = account.switch_of(group.name)
     if switch is None:
         return Offering.of(group.mode)
     return offering_of(switch, same_name=group.keep_resource_name, wait_for_holders=False, admitting=True)

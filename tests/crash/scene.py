@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from bridge.config import Mode
 from bridge.daemon.settings import Settings
 from bridge.ledger.holds import Phase, Plane
 from bridge.ledger.store import EVERYTHING, LedgerError, read_account
@@ -29,6 +30,7 @@ DEVICES = 3
 CREDITS = 4
 
 Groups = tuple[dict[str, Any], ...]
+SAME_NAME: dict[str, Any] = {**ACC, "keepResourceName": True}
 LEGACY: dict[str, Any] = {**ACC, "registration": "legacy"}
 STEPS = (
     (Point.LEDGER_BEGINNING, Point.LEDGER_COMMITTED),
@@ -195,6 +197,17 @@ class Scene:
             for found in registry.select(plural):
                 registry.delete(plural, found["metadata"]["name"], "default")
             await self.until(lambda plural=plural: not registry.select(plural), f"no {plural}")  # type: ignore[misc]
+
+    # -- modes
+
+    async def arrives(self, mode: Mode) -> None:
+        """Wait until the ledger says that the first group is wholly in a mode, and that no other is under way."""
+
+        def there() -> bool:
+            found = read_account(self.state).switch_of(self.groups[0]["name"])
+            return found is not None and found.mode is found.target is mode
+
+        await self.until(there, f"mode {mode}")
 
     # -- what was handed out, by the kubelet's word and by the ledger
 
@@ -366,6 +379,7 @@ async def scene(zygote: Zygote, groups: Groups, profile: str) -> AsyncIterator[S
     async with Sandbox(profile=profile) as box:
         box.tree.add_many(POOL, DEVICES)
         box.create_class("acc", DRIVER)
+        box.create_class(DRIVER, DRIVER, extended=RESOURCE if SAME_NAME in groups else "")
         if NX in groups:
             box.tree.add_nx_gzip(CREDITS)
             box.create_class("nx", NX_DRIVER)
@@ -386,6 +400,7 @@ __all__ = [
     "NX_DRIVER",
     "NX_RESOURCE",
     "RESOURCE",
+    "SAME_NAME",
     "Groups",
     "Scene",
     "scene",

@@ -14,8 +14,10 @@ from typing import Any
 
 import grpc
 
+from bridge.config import Mode
 from bridge.daemon import control
 from bridge.ledger.holds import Phase
+from bridge.planes.modes import LABEL
 from bridge.sandbox import make
 from deviceplugin_v1beta1.api import deviceplugin_pb2 as pb
 from deviceplugin_v1beta1.api.deviceplugin_pb2_grpc import DevicePluginStub
@@ -305,6 +307,43 @@ async def stops(scene: Scene) -> Telling:
     yield
     scene.daemon.terminate()
     yield
+
+
+async def _switches(scene: Scene, begins: Mode, to: Mode) -> Telling:
+    """The Node's label asks for another mode while both planes hold devices, and in the end for the file's again."""
+    await scene.serve()
+    await scene.calms()  # the scheduler sees what is allocatable, and serves the name by the device plugin
+    scene.device_plugin_pod("p")
+    scene.dra_pod("c")
+    await scene.runs("p")
+    await scene.runs("c")
+    if begins is not Mode.DUAL:
+        scene.box.label_node(**{LABEL: begins})
+        await scene.arrives(begins)
+    yield
+    scene.box.label_node(**{LABEL: to})
+    yield
+    await scene.arrives(to)
+    scene.box.label_node(**{LABEL: None})
+    await scene.arrives(Mode.DUAL)
+
+
+async def goes_to_dra(scene: Scene) -> Telling:
+    """Both planes are left for DRA under the same resource name."""
+    async for part in _switches(scene, Mode.DUAL, Mode.DRA):
+        yield part
+
+
+async def goes_all_the_way_to_dra(scene: Scene) -> Telling:
+    """The device plugin alone is left for DRA."""
+    async for part in _switches(scene, Mode.DEVICE_PLUGIN, Mode.DRA):
+        yield part
+
+
+async def comes_back_from_dra(scene: Scene) -> Telling:
+    """DRA is left for the device plugin alone."""
+    async for part in _switches(scene, Mode.DRA, Mode.DEVICE_PLUGIN):
+        yield part
 
 
 async def device_goes_and_comes(scene: Scene) -> Telling:

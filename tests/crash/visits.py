@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bridge.ledger.holds import Plane
 from dra_v1.points import Point
 from tests.crash import stories as tell
-from tests.crash.scene import ACC, LEGACY, NX
+from tests.crash.scene import ACC, LEGACY, NX, SAME_NAME
 from tests.crash.stories import Story
 
 DP, DRA = frozenset({Plane.DEVICE_PLUGIN}), frozenset({Plane.DRA})
@@ -28,6 +28,8 @@ REGROUPED = Story(tell.starts_with_another_group, (ACC, NX))
 OLD_LEDGER = Story(tell.starts_with_an_old_ledger)
 DAMAGED, LOST = Story(tell.starts_with_a_damaged_ledger), Story(tell.starts_with_a_lost_ledger)
 LOOKED_AT, RELEASED = Story(tell.operator_looks), Story(tell.operator_releases)
+TO_DRA, BACK = Story(tell.goes_to_dra, (SAME_NAME,)), Story(tell.comes_back_from_dra, (SAME_NAME,))
+ALL_THE_WAY = Story(tell.goes_all_the_way_to_dra, (SAME_NAME,))
 STOPS, UNPLUG, STRAY = Story(tell.stops), Story(tell.device_goes_and_comes), Story(tell.slice_is_left_over)
 
 PLANES = {
@@ -48,6 +50,7 @@ PLANES = {
     ),
     **dict.fromkeys((FIRST, RESTART, RESTART_TUNED, LEFTOVERS, REGROUPED, OLD_LEDGER, DAMAGED, LOST), BOTH),
     **dict.fromkeys((STOPS, UNPLUG, LOOKED_AT), BOTH),
+    **dict.fromkeys((TO_DRA, ALL_THE_WAY, BACK), BOTH),
 }
 """The planes whose work a story is, or on which something is held meanwhile."""
 
@@ -92,6 +95,10 @@ VISITS = [
     ),
     *_visits("NAMES_WRITING NAMES_OPENED_ASIDE NAMES_WRITTEN_ASIDE NAMES_IN_PLACE", REGROUPED),
     *_visits("NAMES_WRITTEN_ASIDE", FIRST),
+    # Modes: each step of each way, before and after it is on disk.
+    *_visits("MODE_STEPPING MODE_STEPPED", TO_DRA, (TO_DRA, 2), (TO_DRA, 3)),
+    *_visits("MODE_STEPPING MODE_STEPPED", *((ALL_THE_WAY, n) for n in range(1, 5))),
+    *_visits("MODE_STEPPING MODE_STEPPED", *((BACK, n) for n in range(1, 4))),
     # CDI: the groups' files at the start and at an unplug, a claim's own file when it starts, ends, and is restored.
     *_visits("CDI_WRITING CDI_OPENED_ASIDE CDI_WRITTEN_ASIDE CDI_IN_PLACE", UNPLUG, TUNED_STARTS),
     *_visits("CDI_WRITTEN_ASIDE", FIRST, RESTART_TUNED),

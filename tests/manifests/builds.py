@@ -24,6 +24,12 @@ NEWER_API = "extended-resource-names"
 
 OLDER_API = "deviceclasses-v1beta1"
 
+DROP_IN = "power-device-plugin"
+"""Comes before what names its class."""
+
+OTHER_CONFIGURATIONS = {"sandboxed-devices", "overlays/microk8s"}
+"""Have a configuration of their own, the whole file of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
@@ -74,8 +80,9 @@ def every() -> list[Build]:
 
 
 def components() -> list[str]:
-    """The components there are."""
-    return sorted(path.name for path in (KUSTOMIZE / "components").iterdir())
+    """The components there are, in the order in which they can be listed."""
+    names = (path.name for path in (KUSTOMIZE / "components").iterdir())
+    return sorted(names, key=lambda name: (name != DROP_IN, name))
 
 
 def _fits(one: Build) -> bool:
@@ -84,6 +91,8 @@ def _fits(one: Build) -> bool:
         return False  # it has it already
     if "sandboxed-devices" in chosen and one.root not in ("base", "overlays/k3s"):
         return False  # its configuration is the whole file, and its init container needs a capability
+    if DROP_IN in chosen and ("nfd" in chosen or {one.root, *chosen} & OTHER_CONFIGURATIONS):
+        return False  # `nfd` says otherwise where the daemon runs
     return not (NEWER_API in chosen and one.resource_api == "v1beta1")
 
 

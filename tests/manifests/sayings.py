@@ -34,7 +34,7 @@ def labelled(objects: Sequence[Object]) -> None:
         assert labels.get("app.kubernetes.io/name") == "device-bridge", one["metadata"]["name"]
     daemonset = only(objects, "DaemonSet")["spec"]
     wanted = daemonset["selector"]["matchLabels"]
-    assert wanted == daemonset["template"]["metadata"]["labels"]
+    assert wanted.items() <= daemonset["template"]["metadata"]["labels"].items()
     assert only(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == wanted
     for monitor in (one for one in objects if one["kind"] == "PodMonitor"):
         assert monitor["spec"]["selector"]["matchLabels"] == wanted
@@ -115,13 +115,16 @@ def policy_meets_the_daemon(objects: Sequence[Object]) -> None:
 
 
 def classes_have_rights(objects: Sequence[Object]) -> None:
-    """Every group of the configuration has a DeviceClass that selects its driver, and the rule for its driver."""
-    drivers = {group.driver_name for group in configuration(objects).groups}
+    """Every group of the configuration has a DeviceClass that selects its driver and carries no other resource name
+    than the group's, and the rule for its driver."""
+    drivers = {group.driver_name: group for group in configuration(objects).groups}
     (rule,) = only(objects, "ClusterRole", "device-bridge-drivers")["rules"]
-    assert set(rule["resourceNames"]) == drivers
+    assert set(rule["resourceNames"]) == drivers.keys()
     classes = [one for one in objects if one["kind"] == "DeviceClass"]
-    assert {one["metadata"]["name"] for one in classes} == drivers
+    assert {one["metadata"]["name"] for one in classes} == drivers.keys()
     for one in classes:
+        resource = drivers[one["metadata"]["name"]].resource_name
+        assert one["spec"].get("extendedResourceName", resource) == resource
         (selector,) = one["spec"]["selectors"]
         assert selector["cel"]["expression"] == f"device.driver == '{one['metadata']['name']}'"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.manifests import sayings
-from tests.manifests.builds import Build, every, only
+from tests.manifests.builds import DROP_IN, Build, every, only
 
 # The first build of the programs takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ci, pytest.mark.timeout(1800)]
@@ -65,6 +65,8 @@ def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: P
         Build("base", ("deviceclasses-v1beta1",)),
         Build("overlays/openshift-4.19"),
         Build("overlays/openshift", ("extended-resource-names",)),
+        Build("overlays/openshift", (DROP_IN, "extended-resource-names")),
+        Build("overlays/openshift-4.19", (DROP_IN,)),
     ):
         folder = tmp_path / str(one)
         folder.mkdir()
@@ -75,4 +77,6 @@ def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: P
         "base+deviceclasses-v1beta1": ("resource.k8s.io/v1beta1", None),
         "openshift-4.19": ("resource.k8s.io/v1beta1", None),
         "openshift+extended-resource-names": ("resource.k8s.io/v1", "device-bridge.io/acc"),
+        "openshift+power-device-plugin+extended-resource-names": ("resource.k8s.io/v1", "power-dev-plugin/dev"),
+        "openshift-4.19+power-device-plugin": ("resource.k8s.io/v1beta1", None),
     }

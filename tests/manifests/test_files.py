@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from bridge.cli.doctor import RIGHTS
+from bridge.config import parse
+from bridge.config_import import Options, power_device_plugin
 from bridge.daemon.metrics import Metrics
 from tests.manifests import sayings
-from tests.manifests.builds import KUSTOMIZE, Object, components, only, read
+from tests.manifests.builds import DROP_IN, KUSTOMIZE, Object, components, only, read
 
 BASE = KUSTOMIZE / "base"
 MONITORING = KUSTOMIZE / "components" / "monitoring"
@@ -94,7 +96,19 @@ def test_sandboxed_devices_are_devices_of_their_own() -> None:
 
 def test_there_are_the_components_that_are_promised() -> None:
     wanted = {"monitoring", "extended-resource-names", "sandboxed-devices", "nfd", "deviceclasses-v1beta1"}
-    assert set(components()) == wanted
+    assert set(components()) == wanted | {DROP_IN}
+
+
+def test_the_drop_in_is_what_an_import_makes_of_its_manifests() -> None:
+    component = KUSTOMIZE / "components" / DROP_IN
+    arch = {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "ppc64le", "s390x"]}
+    terms = [{"matchExpressions": [arch]}]
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+    plugin = {"kind": "DaemonSet", "spec": {"template": {"spec": {"affinity": affinity, "containers": []}}}}
+    made = power_device_plugin(json.dumps(plugin), "its manifests", Options())
+    assert parse((component / "config.yaml").read_text()) == parse(yaml.safe_dump(dict(made.config)))
+    (patch,) = read(component / "daemonset.yaml")
+    assert patch["spec"]["template"]["spec"]["affinity"] == affinity
 
 
 def dashboard() -> Iterator[str]:

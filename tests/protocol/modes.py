@@ -27,12 +27,14 @@ class Modes:
     Attributes:
         node: the stage.
         held: what is due waits here until it is let go.
+        stopped: set when something has been done that waits so.
     """
 
     def __init__(self, node: Node) -> None:
         self.node, self.box = node, node.box
         self.switching: Switching | None = None
         self.held: dict[Due, asyncio.Event] = {}
+        self.stopped: dict[Due, asyncio.Event] = {}
 
     # -- saying
 
@@ -47,7 +49,7 @@ class Modes:
 
     def hold(self, due: Due) -> None:
         """Let it not be confirmed that this is done."""
-        self.held[due] = asyncio.Event()
+        self.held[due], self.stopped[due] = asyncio.Event(), asyncio.Event()
 
     def let_go(self) -> None:
         """Let it be confirmed."""
@@ -202,6 +204,7 @@ async def modes(
         async def do(self: switch.GroupSwitch, due: Due) -> None:
             await done(self, due)
             if due in made.held:
+                made.stopped[due].set()
                 await made.held[due].wait()
 
         with (

@@ -185,6 +185,7 @@ def test_export_prints_everything(bench: Bench) -> None:
         assert found["claims"][0]["holder"]["name"] == "train" and found["schema"] == 3
         assert found["quarantines"][0]["reason"] == "in doubt"
         assert found["records"][0]["what"] == "release"
+        assert found["switches"] == []
 
 
 def test_doctor_without_anything_says_what_to_mend(bench: Bench) -> None:

@@ -97,7 +97,7 @@ def test_what_was_not_due_changes_nothing() -> None:
     ("gate", "options", "shown"),
     [
         (OPEN, {}, Offering(True, True, True)),
-        (OPENING, {"same_name": True}, Offering(True, True, True)),
+        (OPENING, {"same_name": True}, Offering(True, True, True, mirrors=True)),
         (CLOSING, {}, Offering(False, True, True)),
         (CLOSING, {"same_name": True}, Offering(False, True, True, hides_held=True)),
         (WAITING, {"same_name": True}, Offering(False, True, True, hides_held=True)),
@@ -168,6 +168,16 @@ def test_the_options_of_a_switch_are_annotations() -> None:
     assert read.accepts("acc") and not read.accepts("other")
     assert Options.read({modes.ACCEPT_STRANDED: "*"}).accepts("anything")
     assert not Options.read({modes.WAIT_FOR_HOLDERS: "yes"}).wait_for_holders
+
+
+@pytest.mark.parametrize(
+    ("allocatable", "healthy", "yes"),
+    [(0, "", True), (0, "a", False), (1, "ab", True), (None, "a", True)],
+)
+def test_what_is_listed_counts_when_the_node_shows_it(
+    allocatable: int | None, healthy: str, yes: bool
+) -> None:
+    assert modes.is_counted(allocatable, healthy) is yes
 
 
 @pytest.mark.parametrize(

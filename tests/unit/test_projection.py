@@ -13,12 +13,25 @@ from bridge.config import Mode
 from bridge.config.model import Count, Names, Percent
 from bridge.devices.model import Device
 from bridge.ledger.account import Account
-from bridge.ledger.holds import DropHold, Hold, Plane, PutHold, PutQuarantine, Quarantine, Refused
+from bridge.ledger.holds import (
+    ClaimHolder,
+    DropHold,
+    Hold,
+    Plane,
+    PutClaim,
+    PutHold,
+    PutQuarantine,
+    Quarantine,
+    Refused,
+)
+from bridge.ledger.holds import PreparedClaim as Remembered
 from bridge.planes.cdi import static_edits
+from bridge.planes.claims import Stored, encode
 from bridge.planes.modes import Offering
 from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
 from bridge.planes.roster import Roster, Unavailable
 from bridge.planes.slices import slice_device
+from dra_v1.driver import PreparedClaim, PreparedDevice
 from dra_v1.slices import Capacity
 from tests.unit.rosters import account, device, group, hold, inventory, roster
 
@@ -86,6 +99,41 @@ def test_for_a_name_that_dra_takes_over_what_is_held_is_listed_as_unhealthy_too(
     holds = account([hold(1, DP, device("acc0"))])
     assert set(ids(closing(holds, hides_held=True), holds).values()) == {False}
     assert "acc0" not in shown(closing(holds, hides_held=True), holds), "it is still its holder's"
+
+
+def by_name(uid: str, *devices: str) -> PutClaim:
+    """A claim that the scheduler made for a pod which asked by resource name."""
+    answer = PreparedClaim(tuple(PreparedDevice(("req",), "node", name, (), None) for name in devices))
+    stored = encode(Stored(answer, {}, by_name=True))
+    return PutClaim(Remembered("acc", ClaimHolder("default", "c", uid), stored, 0.0))
+
+
+def test_on_the_way_back_what_dra_serves_under_the_name_counts_and_is_taken_last() -> None:
+    acc0, acc1, acc2 = device("acc0"), device("acc1"), device("acc2")
+    holds = account([hold(1, DRA, acc0), hold(2, DRA, acc2)])
+    holds.apply(by_name("u2", "acc2"))
+    view = roster(
+        group(), inventory(acc0, acc1, acc2), holds, offering=Offering(True, True, True, mirrors=True)
+    )
+    offers = device_plugin_view(view, holds)
+    assert {o.id: (o.healthy, o.mirrored) for o in offers} == {
+        "acc0": (False, False),  # a claim of its own is not in the scheduler's count
+        "acc1": (True, False),
+        "acc2": (True, True),
+    }
+    order = {offer.id: position for position, offer in enumerate(offers) if not offer.mirrored}
+    assert preferred(["acc1", "acc2"], [], 1, order) == ["acc1"]
+    assert preferred(["acc1", "acc2"], [], 2, order) == ["acc1", "acc2"]
+
+
+def test_shares_that_dra_serves_under_the_name_count_as_so_many_ids() -> None:
+    nx = device("nx", shares=4)
+    holds = account([hold(1, DRA, nx, share="share-1", units=2)])
+    holds.apply(by_name("u1", "nx"))
+    view = roster(group(), inventory(nx), holds, offering=Offering(True, True, True, mirrors=True))
+    offers = device_plugin_view(view, holds)
+    assert [o.mirrored for o in offers] == [True, True, False, False]
+    assert all(o.healthy for o in offers)
 
 
 def test_between_the_planes_nothing_is_offered_on_either() -> None:
