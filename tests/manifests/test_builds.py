@@ -77,6 +77,9 @@ def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: P
         "base+deviceclasses-v1beta1": ("resource.k8s.io/v1beta1", None),
         "openshift-4.19": ("resource.k8s.io/v1beta1", None),
         "openshift+extended-resource-names": ("resource.k8s.io/v1", "device-bridge.io/acc"),
-        "openshift+power-device-plugin+extended-resource-names": ("resource.k8s.io/v1", "power-dev-plugin/dev"),
+        "openshift+power-device-plugin+extended-resource-names": (
+            "resource.k8s.io/v1",
+            "power-dev-plugin/dev",
+        ),
         "openshift-4.19+power-device-plugin": ("resource.k8s.io/v1beta1", None),
     }

@@ -103,7 +103,9 @@ def test_the_drop_in_is_what_an_import_makes_of_its_manifests() -> None:
     component = KUSTOMIZE / "components" / DROP_IN
     arch = {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "ppc64le", "s390x"]}
     terms = [{"matchExpressions": [arch]}]
-    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+    affinity = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    }
     plugin = {"kind": "DaemonSet", "spec": {"template": {"spec": {"affinity": affinity, "containers": []}}}}
     made = power_device_plugin(json.dumps(plugin), "its manifests", Options())
     assert parse((component / "config.yaml").read_text()) == parse(yaml.safe_dump(dict(made.config)))
