@@ -14,7 +14,6 @@ from bridge.cli.common import fail
 if TYPE_CHECKING:
     from bridge.config import Config
     from bridge.planes.roster import Roster
-    from bridge.planes.rosters import begun
     from bridge.platform.roots import Roots
 
 TIMEOUT_S = 30.0
@@ -55,6 +54,7 @@ def scanned(config: Config, trees: Roots) -> list[Roster]:
     from bridge.devices.scanner import scan
     from bridge.ledger.store import read_account
     from bridge.planes.roster import Roster
+    from bridge.planes.rosters import begun
 
     account = read_account(config.daemon.state_dir)
     inventory = scan(config.groups, trees)
