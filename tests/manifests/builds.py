@@ -27,6 +27,9 @@ OLDER_API = "deviceclasses-v1beta1"
 DROP_IN = "power-device-plugin"
 """Comes before what names its class."""
 
+ADDS_ALONE = "operators"
+"""Has objects of its own and touches no other: one build of each root shows it."""
+
 OTHER_CONFIGURATIONS = {"sandboxed-devices", "overlays/microk8s"}
 """Have a configuration of their own, the whole file of it."""
 
@@ -87,6 +90,8 @@ def components() -> list[str]:
 
 def _fits(one: Build) -> bool:
     chosen = set(one.components)
+    if ADDS_ALONE in chosen and len(chosen) > 1:
+        return False
     if one.root == "overlays/openshift-4.19" and OLDER_API in chosen:
         return False  # it has it already
     if "sandboxed-devices" in chosen and one.root not in ("base", "overlays/k3s"):

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from bridge.cli.doctor import RIGHTS
+from bridge.cli.fleet.workloads import KINDS
 from bridge.config import parse
 from bridge.config_import import Options, power_device_plugin
 from bridge.daemon.metrics import Metrics
 from tests.manifests import sayings
-from tests.manifests.builds import DROP_IN, KUSTOMIZE, Object, components, only, read
+from tests.manifests.builds import ADDS_ALONE, DROP_IN, KUSTOMIZE, Object, components, only, read
 
 BASE = KUSTOMIZE / "base"
 MONITORING = KUSTOMIZE / "components" / "monitoring"
@@ -96,7 +97,27 @@ def test_sandboxed_devices_are_devices_of_their_own() -> None:
 
 def test_there_are_the_components_that_are_promised() -> None:
     wanted = {"monitoring", "extended-resource-names", "sandboxed-devices", "nfd", "deviceclasses-v1beta1"}
-    assert set(components()) == wanted | {DROP_IN}
+    assert set(components()) == wanted | {DROP_IN, ADDS_ALONE}
+
+
+def test_operators_may_do_what_the_command_line_does_and_no_more() -> None:
+    """Each path that a fleet's command asks for is in the rules; what they are enough for: `tests/docs`."""
+    rules = read(KUSTOMIZE / "components" / ADDS_ALONE / "rbac.yaml")
+    granted = {
+        one["metadata"]["name"]: {
+            (resource, verb)
+            for rule in one["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for one in rules
+    }
+    plurals = {path.rpartition("/")[2] for path in KINDS.values()}
+    listed = {resource for role in granted.values() for resource, verb in role if verb == "list"}
+    assert plurals <= listed
+    assert {verb for _, verb in granted["device-bridge-operator"]} == {"get", "list", "watch", "patch"}
+    assert granted["device-bridge-exec"] == {("pods/exec", "get"), ("pods/exec", "create")}
+    assert not [one for one in rules if one["kind"].endswith("Binding")], "who they are is not known here"
 
 
 def test_the_drop_in_is_what_an_import_makes_of_its_manifests() -> None:
