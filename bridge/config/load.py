@@ -87,7 +87,12 @@ def _split(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """The device plugin's devices: a percentage like 50%, a number, or names and patterns; the rest goes to DRA."""
+    """How `partition` divides a group.
+
+    Attributes:
+        device_plugin: the device plugin's devices: a percentage like 50%, a number, or names and patterns as in a
+            shell; the rest is DRA's.
+    """
 
     device_plugin: Annotated[int | str | tuple[str, ...], Check(_split, first=True)]
 
@@ -103,7 +108,23 @@ class _Split:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One set of interchangeable devices."""
+    """One set of interchangeable devices: one extended resource, one DRA driver, one DeviceClass.
+
+    Attributes:
+        name: DNS label that begins with a letter; unique.
+        kind: what the devices are; `options` are of this kind.
+        resource_name: extended resource that pods ask for; without it `device-bridge.io/<name>`.
+        driver_name: DRA driver, and name of the DeviceClass; without it `<name>.device-bridge.io`.
+        mode: of this group where the Node's labels say nothing; without it the file's `mode`.
+        sharing: in `dual`: `shared`, the first taker of a device wins; `partition`, each plane has devices of its own.
+        partition: with `sharing: partition`, and only then.
+        binding: whether a DRA pod is bound only after its device is reserved, from Kubernetes 1.36 on; `auto`: in
+            `dual` with `shared`.
+        registration: how the kubelet learns of the device plugin: `watcher`, it finds a socket; `legacy`, it is called.
+        keep_resource_name: whether the DeviceClass carries `resourceName` as `extendedResourceName`, so that pods which
+            ask for it are served in mode `dra`; from Kubernetes 1.36 on.
+        options: of the kind.
+    """
 
     name: Annotated[str, Check(check_group)]
     kind: str
@@ -128,7 +149,15 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The configuration of one bridge."""
+    """The configuration of one bridge.
+
+    Attributes:
+        api_version: of this format.
+        kind: of this file.
+        groups: what is offered; at least one.
+        mode: of groups that name none, on nodes whose labels say nothing.
+        daemon: settings of the daemon itself.
+    """
 
     api_version: Literal["device-bridge.io/v1alpha1"]
     kind: Literal["BridgeConfig"]

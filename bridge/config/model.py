@@ -169,7 +169,12 @@ Folder = Annotated[Path, Check(_absolute)]
 
 @dataclass(frozen=True, slots=True)
 class Cdi:
-    """Where CDI files go: those of groups must outlive a reboot, those of claims must not."""
+    """Where CDI files go.
+
+    Attributes:
+        static_dir: those of groups, which must outlive a reboot.
+        dynamic_dir: those of claims, which must not.
+    """
 
     static_dir: Folder = Path("/etc/cdi")
     dynamic_dir: Folder = Path("/var/run/cdi")
@@ -177,7 +182,17 @@ class Cdi:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """Settings of the daemon itself. `stateDir` is below `kubeletRoot` unless it is given."""
+    """Settings of the daemon itself.
+
+    Attributes:
+        kubelet_root: the kubelet's folder; the same path inside the container as on the node.
+        state_dir: the ledger's folder; without it `plugins/device-bridge` below `kubeletRoot`.
+        cdi: where CDI files go.
+        cri_socket: the container runtime's socket; without it the usual ones are tried.
+        metrics_address: HOST:PORT of `/metrics`, `/healthz` and `/readyz`; empty for none.
+        rescan_seconds: time between scans that nothing asked for; what is plugged in is seen at once all the same.
+        release_grace_seconds: how long a hold of the device plugin that was never matched to a pod waits for one.
+    """
 
     kubelet_root: Folder = Path("/var/lib/kubelet")
     state_dir: Folder = field(default_factory=Path)

@@ -6,6 +6,8 @@ Never narrower than the decoder: what only a check's function knows is left to i
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -36,6 +38,7 @@ def json_schema(model: type) -> tuple[Schema, dict[str, Schema]]:
 
 def _record(model: Any, definitions: dict[str, Schema]) -> Schema:
     hints = hints_of(model)
+    about, meanings = _described(model)
     properties: Schema = {}
     required: list[str] = []
     for one in dataclasses.fields(model):
@@ -44,13 +47,25 @@ def _record(model: Any, definitions: dict[str, Schema]) -> Schema:
             required.append(camel(one.name))
         elif one.default not in (None, dataclasses.MISSING):  # a factory's depends on other fields
             properties[camel(one.name)]["default"] = plain(one.default)
+        if one.name in meanings:
+            properties[camel(one.name)]["description"] = meanings[one.name]
     return {
         "type": "object",
-        "description": " ".join(model.__doc__.split()),
+        "description": about,
         "properties": properties,
         "additionalProperties": False,
         **({"required": required} if required else {}),
     }
+
+
+def _described(model: Any) -> tuple[str, dict[str, str]]:
+    """What a dataclass is, and its fields, from its docstring: there it costs the daemon no memory."""
+    about, _, attributes = inspect.cleandoc(model.__doc__).partition("\nAttributes:\n")
+    meanings: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \w)", attributes):
+        names, _, meaning = entry.strip().partition(": ")
+        meanings |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
+    return " ".join(about.split()), meanings
 
 
 def _of(hint: Any, definitions: dict[str, Schema]) -> Schema:

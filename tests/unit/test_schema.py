@@ -227,3 +227,32 @@ def test_the_schema_says_what_the_decoder_takes() -> None:
         },
         "byName": {"type": "object", "additionalProperties": inner},
     }
+
+
+@dataclass(frozen=True)
+class Told:
+    """What it is.
+
+    Attributes:
+        host_name, port: where; two words
+            of one sentence: all of it.
+        silent: nothing of interest.
+    """
+
+    host_name: str = ""
+    port: int = 0
+    silent: bool = False
+    left_out: bool = False
+
+
+def test_the_schema_says_of_fields_what_the_docstring_says() -> None:
+    schema, _ = json_schema(Told)
+    assert schema["description"] == "What it is."
+    meanings = {name: one.get("description") for name, one in schema["properties"].items()}
+    where = "where; two words of one sentence: all of it."
+    assert meanings == {
+        "hostName": where,
+        "port": where,
+        "silent": "nothing of interest.",
+        "leftOut": None,
+    }

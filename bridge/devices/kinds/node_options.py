@@ -50,7 +50,16 @@ Glob = Annotated[str, Check(_glob)]
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """One node of a device that is written out."""
+    """One node of a device that is written out.
+
+    Attributes:
+        path: below `/dev`, one path and no pattern.
+        container_path: path inside the container; without it the same. `{name}` is the device's name, `{basename}` the
+            last piece of `path`.
+        permissions: of this node; without it the group's.
+        owner: of this node; without it the group's.
+        optional: whether the device is offered without it.
+    """
 
     path: Annotated[str, Check(_plain_path)]
     container_path: ContainerPath | None = None
@@ -65,7 +74,12 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class NamedDevice:
-    """A device that is written out."""
+    """A device that is written out.
+
+    Attributes:
+        name: DNS label; unique in the group.
+        nodes: what a container gets, all of it.
+    """
 
     name: Annotated[str, matching("[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=NAME_LIMIT), Check(_not_reserved)]
     nodes: Annotated[tuple[NodeOptions, ...], NOT_EMPTY]
@@ -89,9 +103,21 @@ def _names_differ(devices: tuple[NamedDevice, ...]) -> tuple[NamedDevice, ...]:
 class DeviceNodeOptions:
     """Options of a group of kind `device-node`.
 
-    `type` and `spare` narrow what `include` matches, not what is written out. `together` makes one device of all of
-    it: a holder gets the nodes that there are when its container starts. `asMatched`: where the path that a pattern
-    matched is a link, containers get the node at that path, not at the one that the link leads to.
+    Attributes:
+        include: patterns of paths below `/dev`, as in a shell, without `**` and braces; each match is a device.
+        exclude: patterns of what stays out, under every name: links to it and other nodes of its numbers too.
+        type: which of what `include` matches: block or character devices.
+        spare: which of what `include` matches: disks that the node does not use itself.
+        together: one device of all that `include` matches: a holder gets the nodes that there are when its container
+            starts.
+        devices: devices that are written out, of one node or several.
+        container_path: path inside the container; without it the same. `{name}` is the device's name, `{basename}` the
+            last piece of its path.
+        as_matched: where the path that a pattern matched is a link, containers get the node at that path, not at the
+            one that the link leads to.
+        permissions: any of `r`, `w`, `m` (mknod).
+        replicas: how many holders a device may have at once.
+        owner: owner and mode of the node inside the container.
     """
 
     include: tuple[Glob, ...] = ()

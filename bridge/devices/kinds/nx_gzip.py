@@ -44,7 +44,11 @@ _ATTRIBUTES = {
 class NxGzipOptions:
     """Options of a group of kind `nx-gzip`.
 
-    `requireCapabilities: false` is for bare metal (PowerNV), which has the node and no capability files.
+    Attributes:
+        credits: how many holders at once; `auto`: as many as the partition has.
+        permissions: any of `r`, `w`, `m` (mknod).
+        owner: owner and mode of the node inside the container.
+        require_capabilities: false on bare metal (PowerNV), which has the node and no capability files.
     """
 
     credits: Annotated[int, between(1, MOST_SHARES)] | Literal["auto"] = "auto"

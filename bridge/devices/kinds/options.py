@@ -52,7 +52,13 @@ ContainerPath = Annotated[str, Check(_container_path)]
 
 @dataclass(frozen=True, slots=True)
 class OwnerOptions:
-    """Owner and mode of the node inside the container."""
+    """Owner and mode of the node inside the container.
+
+    Attributes:
+        uid: user; without it through the device plugin API as on the host, through DRA the container's own.
+        gid: group; as above.
+        mode: three octal digits in quotes, like "0660".
+    """
 
     uid: Annotated[int, between(0, _LARGEST_ID)] | None = None
     gid: Annotated[int, between(0, _LARGEST_ID)] | None = None
