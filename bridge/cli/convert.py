@@ -47,7 +47,7 @@ def convert(
         typer.Option(
             "--class",
             metavar="NAME=CLASS",
-            help="DeviceClass of an extended resource that is in no group, or not under the group's name.",
+            help="DeviceClass of an extended resource that is in no group, or not named as the group's driver.",
         ),
     ] = None,
     api_version: Annotated[
@@ -70,7 +70,7 @@ def convert(
     """Convert workloads from extended resources to ResourceClaimTemplates, or back where nothing is lost.
 
     Pods, Deployments, StatefulSets, DaemonSets, Jobs and CronJobs, in lists too. Comments and order stay; what is
-    converted already stays as it is. A group's extended resource becomes the DeviceClass of the group's name.
+    converted already stays as it is. A group's extended resource becomes the DeviceClass named as its driver.
 
     Exit code: 0 everything is converted; 1 something was left as it is, said with its field, and the rest is
     converted; 2 the command line, the configuration or a file cannot be used.
@@ -117,7 +117,7 @@ def _targets(config: Path, classes: Sequence[str]) -> dict[str, Target]:
     targets: dict[str, Target] = {}
     if config != DEFAULT_CONFIG or config.exists():
         for group in load_config(config).groups:
-            targets[group.resource_name] = Target(group.name, KINDS[group.kind].claim_unit)
+            targets[group.resource_name] = Target(group.driver_name, KINDS[group.kind].claim_unit, group.name)
     for written in classes:
         name, equals, device_class = written.partition("=")
         if not (equals and device_class and "/" in name):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.config.names import DOMAIN
+from bridge.convert.pods import label
 from bridge.convert.values import Path
 from bridge.convert.versions import ApiVersion
 from bridge.devices.schema import field_path
@@ -23,10 +24,17 @@ class Target:
         device_class: the DeviceClass.
         unit: capacity that a claim asks an amount of, for devices that are shared by amounts; empty where it asks for
             a number of devices.
+        word: what claims and requests are called; without it as the class.
     """
 
     device_class: str
     unit: str = ""
+    word: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What the names of claims and requests begin with."""
+        return label(self.word or self.device_class)
 
 
 @dataclass(frozen=True, slots=True)

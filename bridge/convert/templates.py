@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.convert.model import CONVERTED_FROM, Options, Target
-from bridge.convert.pods import label
 from bridge.convert.shares import Piece
 from bridge.convert.values import Value, get
 from bridge.convert.versions import ApiVersion
@@ -68,7 +67,7 @@ def template(
     if namespace:
         metadata["namespace"] = namespace
     metadata["annotations"] = {CONVERTED_FROM: str(origin)}
-    names = request_names(label(target.device_class), row)
+    names = request_names(target.stem, row)
     requests: list[Value] = [
         _request(request, target, piece.amount, options) for request, piece in zip(names, row, strict=True)
     ]

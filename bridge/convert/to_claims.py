@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, count
 
 from bridge.convert.model import Options, Problem, Target
-from bridge.convert.pods import containers, free, label, pod_spec
+from bridge.convert.pods import containers, free, pod_spec
 from bridge.convert.shares import Asker, Piece, pieces
 from bridge.convert.stream import Object
 from bridge.convert.templates import (
@@ -200,7 +200,7 @@ def _uses(
     mine: Names = dict(names)
     for resource, entry in asked.items():
         target, row = options.targets[resource], pieces(entry.askers)
-        stem = label(target.device_class)
+        stem = target.stem
         claim = free(stem, taken)
         taken.add(claim)
         make = partial(

@@ -28,6 +28,7 @@ def test_a_converted_deployment_runs_on_the_dra_plane_and_back(stage: Stage, tmp
         stage.plug(path)
     stage.start(group.config())
     stage.offered(group, 4)
+    stage.make_class(group, group.driver)
     file, config = tmp_path / "web.yaml", tmp_path / "bridge.yaml"
     original = manifest(stage, group)
     file.write_text(original)

@@ -220,7 +220,9 @@ def counted(resource: str, init: list[Container], main: list[Container]) -> int:
 @pytest.mark.parametrize("name", sorted(path.name for path in (SAMPLES / "workloads" / "dra").iterdir()))
 def test_the_samples_are_what_the_command_makes_of_each_other(name: str) -> None:
     config = load(SAMPLES / "config" / "mixed.yaml")
-    options = Options({g.resource_name: Target(g.name, KINDS[g.kind].claim_unit) for g in config.groups})
+    options = Options(
+        {g.resource_name: Target(g.driver_name, KINDS[g.kind].claim_unit, g.name) for g in config.groups}
+    )
     before, after = ((SAMPLES / "workloads" / plane / name).read_text() for plane in ("device-plugin", "dra"))
     (there,) = to_claims([File(name, before)], options)
     assert (there.text, there.problems) == (after, ())
