@@ -17,7 +17,7 @@ from bridge.planes.conditions import FIELDS, Names
 from bridge.platform.budget import Budget
 from bridge.platform.rights import Right, minor_version, missing
 from dra_v1.backoff import Backoff
-from dra_v1.kube import ApiError, KubeApi
+from dra_v1.kube import ApiError, Forbidden, Invalid, KubeApi
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _GRANULAR_MINOR = 36
 """From here on the status of a device needs a right on its driver too (kubelet-contract C.5)."""
 
 _API_GROUP = "resource.k8s.io"
+_DRIVERS = "resourceclaims/driver"
 
 
 def wished(group: Group) -> bool:
@@ -38,6 +39,15 @@ def wished(group: Group) -> bool:
     if group.mode is Mode.DEVICE_PLUGIN or group.binding is Wish.OFF:
         return False
     return group.binding is Wish.ON or (group.mode is Mode.DUAL and group.sharing is Sharing.SHARED)
+
+
+def is_forbidden(error: ApiError) -> bool:
+    """Whether a right is missing: that on the driver is checked with the object, so its lack is answered 422."""
+    return isinstance(error, Forbidden) or _is_about_driver(error)
+
+
+def _is_about_driver(error: ApiError) -> bool:
+    return isinstance(error, Invalid) and _DRIVERS in error.message
 
 
 class Binding:
@@ -115,7 +125,8 @@ class Binding:
     def forbidden(self, error: ApiError) -> None:
         """A condition could not be set for want of rights: no further device may wait for one."""
         if self._possible:
-            self._set(f"this daemon may not set conditions: {error}")
+            grant = f"; grant it {self._of_driver()}" if _is_about_driver(error) else ""
+            self._set(f"this daemon may not set conditions: {error}{grant}")
 
     def allowed(self) -> None:
         """A condition was set: should that end, it is asked for again soon."""
@@ -130,8 +141,7 @@ class Binding:
             return f"Kubernetes 1.{minor} has no binding conditions, 1.{_FIRST_MINOR} and newer have"
         rights = [Right("patch", _API_GROUP, "resourceclaims/status")]
         if minor >= _GRANULAR_MINOR:
-            driver = self._group.driver_name
-            rights.append(Right("associated-node:patch", _API_GROUP, "resourceclaims/driver", driver))
+            rights.append(self._of_driver())
         for _ in rights:
             await budget.take()
         lacking = await missing(api, *rights)
@@ -139,6 +149,9 @@ class Binding:
             return ""
         rules = "; ".join(map(str, lacking))
         return f"RBAC lacks {rules}: grant it, it is asked for again every few minutes"
+
+    def _of_driver(self) -> Right:
+        return Right("associated-node:patch", _API_GROUP, _DRIVERS, self._group.driver_name)
 
     def _set(self, trouble: str) -> None:
         possible, before, known = self._possible, self.active, self.trouble

@@ -17,7 +17,7 @@ from bridge.ledger.holds import ClaimHolder, Hold, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes import report as told
-from bridge.planes.binding import Binding
+from bridge.planes.binding import Binding, is_forbidden
 from bridge.planes.booking import book
 from bridge.planes.claims import picks_of
 from bridge.planes.conditions import Verdict, answer, answered, awaited
@@ -29,7 +29,7 @@ from bridge.planes.roster import Roster, Unavailable
 from bridge.planes.words import PodRef
 from bridge.platform.budget import Budget
 from dra_v1.claims import AllocatedDevice, Claim, decode_claim
-from dra_v1.kube import ApiError, Conflict, Forbidden, Json
+from dra_v1.kube import ApiError, Conflict, Json
 from dra_v1.resource_api import NoResourceApi, ResourceApi
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Reservations:
         except Conflict:
             return False  # it is another state by now: it is read again
         except (ApiError, NoResourceApi) as error:
-            if isinstance(error, Forbidden):
+            if isinstance(error, ApiError) and is_forbidden(error):
                 part.binding.forbidden(error)
             self._tools.report.tell(told.ConditionSet(part.name, holder, "failed", str(error)))
             return False

@@ -15,10 +15,10 @@ from aiohttp import web
 from bridge.config import Binding as Wish
 from bridge.config import Mode, Sharing
 from bridge.planes import binding as planes_binding
-from bridge.planes.binding import Binding, wished
+from bridge.planes.binding import Binding, is_forbidden, wished
 from bridge.planes.conditions import FIELDS
 from bridge.platform.budget import Budget
-from dra_v1.kube import Forbidden, KubeApi
+from dra_v1.kube import Forbidden, Invalid, KubeApi
 from dra_v1.resource_api import ResourceApi
 from tests.unit.rosters import group
 
@@ -180,6 +180,24 @@ async def test_a_condition_that_is_forbidden_ends_it_until_the_right_is_there_ag
         server.lacks.clear()
         await until(server, lambda: made.active)
         assert changes == [True, False, True]
+
+
+def test_the_right_on_the_driver_is_refused_as_if_the_object_were_wrong() -> None:
+    said = (
+        'status.devices: Forbidden: changing status.devices requires resource="resourceclaims/driver", '
+        'verb="[associated-node:patch arbitrary-node:patch]" permission'
+    )
+    assert is_forbidden(Invalid(422, "Invalid", said, "patch", "/x"))
+    assert is_forbidden(Forbidden(403, "Forbidden", "no", "patch", "/x"))
+    assert not is_forbidden(Invalid(422, "Invalid", "status.devices[0].driver: Required", "patch", "/x"))
+
+
+async def test_where_the_right_on_the_driver_is_lost_the_rule_is_named() -> None:
+    made, _ = await decided(Server())
+    said = 'changing status.devices requires resource="resourceclaims/driver"'
+    made.forbidden(Invalid(422, "Invalid", said, "patch", "/x"))
+    assert 'verb "associated-node:patch" on "resourceclaims/driver"' in made.trouble
+    assert made.names.reserved.partition("/")[0] in made.trouble.partition("resourceNames")[2]
 
 
 async def test_h25_what_the_cluster_lacks_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
