@@ -2,13 +2,14 @@
 
 A kubelet that starts admits its pods anew, and fails one whose container is down and whose devices are unhealthy
 (seen on 1.37.1). So held devices that are hidden for the sake of allocatable are shown as healthy from the moment that
-nobody reads the list until their pods' containers run, and not for longer than two minutes.
+nobody reads the list until their pods' containers run or will not run again, and not for longer than two minutes.
+Meanwhile the scheduler counts them, and sends pods here that should go to DRA: so nobody is waited for in vain.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bridge.ledger.holds import Hold, PodHolder
 from bridge.planes.regrants import Witnesses
@@ -26,6 +27,7 @@ class Admitting:
     Args:
         held: the group's holds on the device plugin plane.
         witnesses: who tells which containers run.
+        going_on: gives the UIDs of this node's pods that are to run on; None where nobody can tell.
         changed: called when `now` changes.
 
     Attributes:
@@ -33,18 +35,23 @@ class Admitting:
     """
 
     def __init__(
-        self, held: Callable[[], Sequence[Hold]], witnesses: Witnesses, changed: Callable[[], None]
+        self,
+        held: Callable[[], Sequence[Hold]],
+        witnesses: Witnesses,
+        going_on: Callable[[], Awaitable[frozenset[str] | None]],
+        changed: Callable[[], None],
     ) -> None:
         self.now = True
         self._held = held
         self._witnesses = witnesses
+        self._going_on = going_on
         self._changed = changed
         self._reading = False
         self._news = asyncio.Event()
 
     async def look(self) -> None:
-        """Find out whether all that hold something run."""
-        self._set(not await self._all_run())
+        """Find out whether all that hold something run, or never will again."""
+        self._set(not await self._nobody_waits())
 
     def list_read(self, yes: bool) -> None:
         """The kubelet began or ceased to read the device list; it ceases when it ends."""
@@ -66,18 +73,33 @@ class Admitting:
         """Look until all run, or for as long as may be; or until the kubelet is gone again."""
         end = asyncio.get_running_loop().time() + LONGEST_S
         while not self._news.is_set():
-            if await self._all_run() or asyncio.get_running_loop().time() > end:
+            if await self._nobody_waits() or asyncio.get_running_loop().time() > end:
                 self._set(False)
                 return
             await asyncio.sleep(LOOK_S)
 
-    async def _all_run(self) -> bool:
-        holders = {hold.holder for hold in self._held() if isinstance(hold.holder, PodHolder)}
-        if not all(holder.uid for holder in holders):
-            return False
+    async def _nobody_waits(self) -> bool:
+        """Whether none of the holders is still to be admitted.
+
+        Of one whose pod is not known yet nothing can be asked. It was given its device a moment ago: it would have to
+        meet a kubelet that restarts in just that moment, and to wait for it would keep the list open to new ones.
+        """
+        holders = {h for hold in self._held() if isinstance(h := hold.holder, PodHolder) and h.uid}
         asked = [(one, self._witnesses.running_of(one.uid, LOOK_S)) for one in holders]
         running = await asyncio.gather(*(asking for _, asking in asked))
-        return all(one.container in found.containers for (one, _), found in zip(asked, running, strict=True))
+        down = {
+            one.uid
+            for (one, _), found in zip(asked, running, strict=True)
+            if one.container not in found.containers
+        }
+        if not down:
+            return True
+        try:
+            async with asyncio.timeout(LOOK_S):
+                going_on = await self._going_on()
+        except TimeoutError:
+            return False
+        return going_on is not None and not down & going_on
 
     def _set(self, now: bool) -> None:
         if now is not self.now:

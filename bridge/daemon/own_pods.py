@@ -20,6 +20,8 @@ from dra_v1.kube_errors import ApiError, Json
 _FIRST_S, _LONGEST_S = 1.0, 30.0
 """Pauses between lists that told nothing new."""
 
+_SERVES_S = 5.0
+
 _DEFAULT_GRACE_S = 30.0
 
 
@@ -66,6 +68,8 @@ class OwnPods:
         self._pause = _FIRST_S
         self._next = 0.0
         self._asked_for: frozenset[object] = frozenset()
+        self._going_on: frozenset[str] | None = None
+        self._going_on_until = 0.0
 
     async def look(self, about: Collection[object]) -> PodsOfNode | None:
         """List, because `about` is in doubt; None if it is too early to ask for the same again, or for no answer."""
@@ -79,6 +83,17 @@ class OwnPods:
         self._asked_for, self._next = wanted, now + self._pause
         found = await self.list()
         return None if found is None else _decoded(found)
+
+    async def going_on(self) -> frozenset[str] | None:
+        """UIDs of the pods that are to run on, neither ended nor being deleted; None where nobody can tell.
+
+        An answer serves for some seconds: whoever waits for pods asks the runtime, and here only why they do not run.
+        """
+        if self._clock() >= self._going_on_until:
+            self._going_on_until = self._clock() + _SERVES_S
+            found = await self.list()
+            self._going_on = None if found is None else _to_run_on(found)
+        return self._going_on
 
     async def list(self) -> list[Json] | None:
         """This node's pods, as the API server has them now; None if it does not say."""
@@ -106,6 +121,11 @@ def _decoded(pods: Iterable[Json]) -> PodsOfNode:
         if not has_ended(pod):
             going_on[name].update(pod_uids(pod))
     return PodsOfNode({name: frozenset(uids) for name, uids in going_on.items()}, graces)
+
+
+def _to_run_on(pods: Iterable[Json]) -> frozenset[str]:
+    going = (pod for pod in pods if not has_ended(pod) and not pod["metadata"].get("deletionTimestamp"))
+    return frozenset(uid for pod in going for uid in pod_uids(pod))
 
 
 def _grace(pod: Json) -> float:

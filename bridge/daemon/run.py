@@ -138,7 +138,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             healing.known = early
             deallocations.lingers = early.lingers
         own_node = OwnNode(settings.node_name, _resources(config).values(), api, budget)
-        around = Surroundings(ledger, rosters, own_node, resources, budget, sources, report)
+        around = Surroundings(
+            ledger, rosters, own_node, resources, budget, sources, sources.pods.going_on, report
+        )
         switching = Switching(config.groups, around, metrics)
         await switching.begin()
         context = Context(

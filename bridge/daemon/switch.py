@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.config import Group
@@ -59,6 +59,7 @@ class Surroundings:
     resources: ResourceApi | None
     budget: Budget
     witnesses: Witnesses
+    going_on: Callable[[], Awaitable[frozenset[str] | None]]
     report: Report
 
 
@@ -85,7 +86,7 @@ class GroupSwitch:
         self._doing: tuple[Due, asyncio.Task[None]] | None = None
         self._serving: Serving | None = None
         self.changed = Pulse()
-        self.admitting = Admitting(self._held, around.witnesses, self._show)
+        self.admitting = Admitting(self._held, around.witnesses, around.going_on, self._show)
         self.now: GroupMode = tell(self._switch, group, self._circumstances())
 
     @property

@@ -299,5 +299,6 @@ def counts_as_none(allocatable: int | None, healthy: Collection[str], *, same_na
     Nobody but the scheduler depends on it: for a name of the device plugin's own the ledger's refusal is enough.
     """
     if same_name:
-        return allocatable == 0
+        # A kubelet that has lost us, or has just begun, counts none either, and what is healthy as soon as it reads.
+        return allocatable == 0 and not healthy
     return allocatable is None or allocatable <= len(healthy)

@@ -145,3 +145,21 @@ async def test_h13_it_is_shown_healthy_no_longer_than_a_while(monkeypatch: pytes
         assert first.facts["healthy"] == 1
         await it.node.lists(set(), {acc(2)})
         assert it.switch().device_plugin is Gate.CLOSED
+
+
+async def test_h15_a_daemon_that_comes_back_waits_for_no_holder_that_has_ended() -> None:
+    """What is shown healthy the scheduler counts, and sends pods here by the plane that is closed."""
+    async with migrating("dual") as it:
+        await it.node.run_pod("ends", limits={RESOURCE: 1})
+        await it.node.run_pod("runs", limits={RESOURCE: 1})
+        await it.found("ends", "runs")
+        it.want("dra")
+        await it.arrives("dra")
+        await it.node.stop()
+        await it.end("ends")
+        since = len(it.box.observe)
+        await it.start()
+        first = await it.box.observe.wait("DevicesListed", RESOURCE, since=since)
+        assert first.facts["healthy"] == 0
+        assert len(it.node.holds()) == 2, "its end is not proven yet"
+        assert await it.served("q") is Plane.DRA

@@ -188,6 +188,7 @@ def test_what_is_listed_counts_when_the_node_shows_it(
         (2, "ab", False, True),
         (3, "ab", False, False),
         (2, "ab", True, False),
+        (0, "ab", True, False),
         (None, "", True, False),
         (None, "", False, True),
     ],
