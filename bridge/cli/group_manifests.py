@@ -62,7 +62,7 @@ def _rights(drivers: Sequence[str], namespace: str) -> Iterator[Object]:
         "apiGroups": ["resource.k8s.io"],
         "resources": ["resourceclaims/driver"],
         "resourceNames": list(drivers),
-        "verbs": ["associated-node:patch", "associated-node:update"],
+        "verbs": ["associated-node:patch"],
     }
     yield _object(f"{_RBAC}/v1", "ClusterRole", _ROLE, rules=[rule])
     yield _object(
