@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test campaign e2e e2e-ci journey cluster bench mutations lint format protos image wheels lock clean
+.PHONY: help venv demo test campaign e2e e2e-full rbac journey cluster bench mutations lint format protos image wheels lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,17 @@ cluster: venv ## a real Kubernetes node on this machine (root); K8S=1.37.1
 e2e: venv ## the tests on the real node (root); K8S=1.37.1|1.34.4|1.32.2
 	$(BIN)/python -m tests.cluster install-packages
 	$(BIN)/python -m pytest -m e2e tests
+
+# By release: `.ci/run` has all of `ci` on the newest, of the oldest what is marked so, and nothing of those between.
+LEFT_OUT_1.37.1 := e2e and not ci
+LEFT_OUT_1.32.2 := e2e and not oldest
+e2e-full: venv ## what `.ci/run` leaves out of them: kills, journey, matrix of rights, documentation (root); K8S=1.37.1|…
+	$(BIN)/python -m tests.cluster install-packages
+	$(BIN)/python -m pytest -s -m "$(or $(LEFT_OUT_$(or $(K8S),1.37.1)),e2e)" tests
+
+rbac: venv ## each right of the daemon taken away in turn on a real node (root); K8S=1.37.1|1.34.4|1.32.2
+	$(BIN)/python -m tests.cluster install-packages
+	$(BIN)/python -m pytest -q -s tests/manifests/test_rbac_matrix.py
 
 journey: venv ## two real nodes go from the device plugin API to DRA and back under a workload that goes on serving (root)
 	$(BIN)/python -m tests.cluster install-packages
