@@ -115,15 +115,15 @@ class _Group:
         kind: what the devices are; `options` are of this kind.
         resource_name: extended resource that pods ask for; without it `device-bridge.io/<name>`.
         driver_name: DRA driver, and name of the DeviceClass; without it `<name>.device-bridge.io`.
-        mode: of this group where the Node's labels say nothing; without it the file's `mode`.
+        mode: its mode where the Node's labels say nothing; without it the file's `mode`.
         sharing: in `dual`: `shared`, the first taker of a device wins; `partition`, each plane has devices of its own.
-        partition: with `sharing: partition`, and only then.
+        partition: which devices the planes have, with `sharing: partition`, and only then.
         binding: whether a DRA pod is bound only after its device is reserved, from Kubernetes 1.36 on; `auto`: in
             `dual` with `shared`.
         registration: how the kubelet learns of the device plugin: `watcher`, it finds a socket; `legacy`, it is called.
         keep_resource_name: whether the DeviceClass carries `resourceName` as `extendedResourceName`, so that pods which
             ask for it are served in mode `dra`; from Kubernetes 1.36 on.
-        options: of the kind.
+        options: what is said to the kind.
     """
 
     name: Annotated[str, Check(check_group)]
@@ -152,10 +152,10 @@ class _File:
     """The configuration of one bridge.
 
     Attributes:
-        api_version: of this format.
-        kind: of this file.
+        api_version: version of this format.
+        kind: what the file is.
         groups: what is offered; at least one.
-        mode: of groups that name none, on nodes whose labels say nothing.
+        mode: the mode of groups that name none, on nodes whose labels say nothing.
         daemon: settings of the daemon itself.
     """
 
@@ -232,7 +232,8 @@ def schema() -> dict[str, object]:
             }
         )
     group = definitions[_Group.__name__]
-    group["properties"]["kind"] = {"enum": list(KINDS)}
+    group["properties"]["kind"] |= {"enum": list(KINDS)}
+    del group["properties"]["kind"]["type"]
     group["allOf"] = branches
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": KIND}
     return {**head, **base, "$defs": definitions}

@@ -56,8 +56,8 @@ class NodeOptions:
         path: below `/dev`, one path and no pattern.
         container_path: path inside the container; without it the same. `{name}` is the device's name, `{basename}` the
             last piece of `path`.
-        permissions: of this node; without it the group's.
-        owner: of this node; without it the group's.
+        permissions: as the group's, for this node; without it the group's.
+        owner: as the group's, for this node; without it the group's.
         optional: whether the device is offered without it.
     """
 
@@ -106,8 +106,8 @@ class DeviceNodeOptions:
     Attributes:
         include: patterns of paths below `/dev`, as in a shell, without `**` and braces; each match is a device.
         exclude: patterns of what stays out, under every name: links to it and other nodes of its numbers too.
-        type: which of what `include` matches: block or character devices.
-        spare: which of what `include` matches: disks that the node does not use itself.
+        type: narrows what `include` matches to block or to character devices.
+        spare: narrows what `include` matches to disks that the node does not use itself.
         together: one device of all that `include` matches: a holder gets the nodes that there are when its container
             starts.
         devices: devices that are written out, of one node or several.
