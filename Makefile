@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test campaign e2e e2e-full rbac journey cluster bench mutations lint format protos image wheels lock clean
+.PHONY: help venv demo test campaign e2e e2e-full rbac journey cluster bench mutations lint format docs protos image wheels lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -68,6 +68,9 @@ mutations: venv ## break the code on purpose, once for each line of the list, an
 bench: venv ## speed and memory beside their floors (root: on the real node); writes bench.json
 	$(BIN)/python -m tests.cluster install-packages
 	$(BIN)/python -m tests.bench
+
+docs: venv ## write the tables of docs/configuration.md anew
+	$(BIN)/python -m tests.docs.reference
 
 protos: venv ## generate the stubs
 	$(BIN)/python -m tests.protos
