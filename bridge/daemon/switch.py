@@ -17,7 +17,6 @@ from bridge.daemon.admitting import Admitting
 from bridge.daemon.obstacles import Obstacle, obstacle
 from bridge.daemon.own_node import OwnNode
 from bridge.daemon.serving import NotServed, Serving
-from bridge.daemon.tasks import cancel
 from bridge.ledger.holds import Hold, Plane
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
@@ -44,6 +43,9 @@ WAITING_S = 60.0
 
 AGAIN_S = 60.0
 """Between two looks at what a switch was refused for; a change of the Node is looked at once."""
+
+CANCEL_S = 0.5
+"""Before what did not heed its cancellation is cancelled again."""
 
 RETRY_S = 5.0
 """Before what could not be done is tried again."""
@@ -84,6 +86,7 @@ class GroupSwitch:
         self._waiting_told = False
         self._wake = asyncio.Event()
         self._doing: tuple[Due, asyncio.Task[None]] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._serving: Serving | None = None
         self.changed = Pulse()
         self.admitting = Admitting(self._held, around.witnesses, around.going_on, self._show)
@@ -141,6 +144,8 @@ class GroupSwitch:
                 await self._wait()
         finally:
             await self._stop_doing()
+            if self._closing is not None:
+                await asyncio.gather(self._closing, return_exceptions=True)
 
     async def _wait(self) -> None:
         """Until there is news, what was begun is done, or something has to be looked at or told again."""
@@ -228,7 +233,11 @@ class GroupSwitch:
     async def _stop_doing(self) -> None:
         if self._doing is not None:
             (_, task), self._doing = self._doing, None
-            await cancel(task)
+            while (
+                not task.done()
+            ):  # what ends servers may end just then, and swallow a cancellation (wait_for of 3.11)
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_S)
 
     async def _do(self, due: Due) -> None:
         """Do it, and return when it is confirmed. Raises what keeps it from being done."""
@@ -329,7 +338,10 @@ class GroupSwitch:
         runner = self._serving.runner(self._group.name) if self._serving is not None else None
         done = self._switch.device_plugin is Gate.CLOSED and not self._held()
         if done and runner is not None and runner.lists:
-            await runner.close_device_plugin()
+            # Apart, for the end of a server that is cancelled just then swallows the cancellation (wait_for of 3.11).
+            self._closing = asyncio.create_task(runner.close_device_plugin())
+            await asyncio.shield(self._closing)
+            self._closing = None
 
     # What is shown and said
 

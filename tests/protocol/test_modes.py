@@ -243,3 +243,34 @@ async def test_without_the_right_to_read_the_node_the_file_says_the_mode() -> No
         assert 'grant this ServiceAccount the verb "list" on resource "nodes"' in it.now().message
         assert it.switch().target is DP
         await it.node.lists({acc(0), acc(1)}, set())
+
+
+async def test_a_switch_that_waits_for_long_is_told_with_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.daemon.switch.WAITING_S", 0.1)
+    async with migrating("dual") as it:
+        it.annotate(**{WAIT_FOR_HOLDERS: "true"})
+        await it.node.run_pod("p", limits={RESOURCE: 1})
+        await it.found("p")
+        it.want("dra")
+        said = await it.told("ModeWaiting", "pod default/p")
+        assert said.startswith("group acc is on its way to mode dra and waits: waits for the end of pod")
+        it.want("dual")
+        await it.arrives("dual")
+
+
+async def test_at_rest_a_group_that_is_switched_costs_one_watch_and_nothing_else() -> None:
+    async with migrating("dual") as it:
+        it.want("dra")
+        await it.arrives("dra")
+        await it.box.observe.wait("PluginDisconnected", RESOURCE)
+        nodes = {key: n for key, n in it.box.api.requests.items() if key[1] in ("nodes", "deviceclasses")}
+        assert 2 <= nodes.pop(("get", "nodes")) <= 3, (
+            "the mode to begin in, and its UID for slices and NodeBridge"
+        )
+        assert nodes == {
+            ("list", "nodes"): 1,
+            ("watch", "nodes"): 1,
+            ("get", "deviceclasses"): 1,
+        }

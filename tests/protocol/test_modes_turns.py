@@ -27,7 +27,7 @@ STEPS = [
     ("dra", "device-plugin", Due.LIST),
     ("dra", "device-plugin", Due.WITHDRAW),
 ]
-"""(from, to, the step that is not confirmed yet); all steps that there are (tests/unit/test_modes.py)."""
+"""(from, to, the step that is not confirmed yet); all steps that there are (tests/unit/test_mode_steps.py)."""
 
 
 async def half_way(it: Modes, mode: str, to: str, due: Due) -> None:
