@@ -158,7 +158,7 @@ class Day(Stage):
         carries = self.moved.resource if self.binds else ""
         self.make_class(self.moved, self.moved.driver, extended_resource=carries)
         self.start(
-            self.dual.config(binding="auto"),
+            self.dual.config(binding="auto" if self.binds else "off"),
             self.moved.config(keepResourceName=True, mode="device-plugin"),
         )
         self.until(self.daemon.ready, "the daemon to be ready")
@@ -211,6 +211,7 @@ class Day(Stage):
             claims=[PodClaim("device", claim=name)],
         )
         made["spec"]["volumes"].append({"name": "late", "configMap": {"name": "late"}})
+        made["spec"]["containers"][0]["volumeMounts"].append({"name": "late", "mountPath": "/late"})
         self.apply(made)
         self.until(lambda: "watch resourceclaims" in map(str, self.asked()), "the claim to be watched")
         self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {}})

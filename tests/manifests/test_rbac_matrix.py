@@ -17,13 +17,13 @@ import pytest
 from tests.cluster import Cluster
 from tests.e2e.conftest import SYNC
 from tests.manifests.builds import KUSTOMIZE
-from tests.manifests.day import Day, Noticed
+from tests.manifests.day import BINDS, Day, Noticed
 from tests.manifests.rights import ACCOUNT, FILES, USER, Pair, pairs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-FIRST_RELEASE = {"resourceclaims/driver": (1, 36), "resourceclaims/status": (1, 34)}
-"""Before these releases the API server has no use for the right."""
+FIRST_RELEASE = dict.fromkeys(("resourceclaims/driver", "resourceclaims/status"), BINDS)
+"""Before it, the daemon has no use for the right."""
 
 ASKED = "RBAC lacks"
 """How the daemon begins to say what it found out by asking for its rights."""
