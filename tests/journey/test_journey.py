@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,8 +22,10 @@ from tests.journey.workload import NAME, NAMESPACE, PORT, REPLICAS, RESOURCE, Wo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-PLANE = {"device-plugin": "device-plugin", "dual": "device-plugin", "dra": "dra"}
-"""Where a pod that asks by the name of the resource gets its device; where both offer it, the kubelet is first."""
+DEVICE_PLUGIN, DRA = frozenset({"device-plugin"}), frozenset({"dra"})
+PLANES = {"device-plugin": DEVICE_PLUGIN, "dual": DEVICE_PLUGIN | DRA, "dra": DRA}
+"""Where a pod that asks by the name of the resource gets its device. In `dual` that is by DRA only while the Node
+counts none: a daemon was killed there a moment ago."""
 
 WAY = ("dual", "dra", "device-plugin")
 SYNC = "10s"
@@ -41,6 +44,7 @@ class Journey:
         self._capsys = capsys
         self._client = Client(self.cluster.node, Endpoints(self.cluster, NAMESPACE, NAME), PORT)
         self._begun = time.monotonic()
+        self._turned_away = 0
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -50,14 +54,14 @@ class Journey:
         self.served()
         self.tell("all in all")
 
-    def stage(self, mode: str, killer: Killer | None = None, plane: str = "") -> None:
+    def stage(self, mode: str, killer: Killer | None = None, planes: frozenset[str] = frozenset()) -> None:
         """Switch the fleet while the workload is being restarted, restart it once more, and look at everything."""
         with self.restarting(), killer.waiting() if killer else nullcontext():
             said = self.fleet.switch(mode)
         self.tell(said)
         self.load.restart()
         self.load.rolled_out()
-        self.arrived(mode, plane or PLANE[mode])
+        self.arrived(mode, planes or PLANES[mode])
 
     @contextmanager
     def restarting(self) -> Iterator[None]:
@@ -79,20 +83,25 @@ class Journey:
             thread.join()
         assert not problems, problems
 
-    def arrived(self, mode: str, plane: str) -> None:
+    def arrived(self, mode: str, planes: frozenset[str]) -> None:
         """Check everything that has to be so at the end of a stage, and tell it."""
         self.cluster.wait_for(
             lambda: self.fleet.settled(mode), 30, f"every NodeBridge to be settled in {mode}"
         )
         self.load.unchanged()
         self.served()
-        had = {node.name: self._on(node, plane) for node in self.cluster.nodes}
-        assert sum(had.values()) == REPLICAS
+        had = {node.name: self._on(node) for node in self.cluster.nodes}
+        assert sum(map(Counter.total, had.values())) == REPLICAS
         assert all(had.values()), f"pods on one node only: {had}"
-        self.tell(f"{mode}: settled; pods {had}, each with a device of plane {plane}")
+        assert planes >= {plane for by_plane in had.values() for plane in by_plane}, had
+        shown = ", ".join(f"{node} {dict(by_plane)}" for node, by_plane in had.items())
+        self.tell(f"{mode}: settled; pods by the plane of their device: {shown}")
+        for why in self.load.turned_away()[self._turned_away :]:
+            self._turned_away += 1
+            self.tell(f"a pod was not admitted: {why}")
 
-    def _on(self, node: Member, plane: str) -> int:
-        """How many pods of the workload are on a node; each has one device, from that plane, which nobody else has."""
+    def _on(self, node: Member) -> Counter[str]:
+        """How many pods of the workload are on a node, by plane; each alone has its device."""
         notes = self.load.notes(node)
         uses = journal.uses(notes)
         assert not journal.refused_by_kernel(notes)
@@ -101,8 +110,7 @@ class Journey:
         pods = [pod["metadata"]["name"] for pod in self.load.pods() if pod["spec"]["nodeName"] == node.name]
         assert set(open_now) == set(pods)
         planes = self.fleet.holds(node)
-        assert {pod: planes.get(open_now[pod]) for pod in pods} == dict.fromkeys(pods, plane)
-        return len(pods)
+        return Counter(planes[open_now[pod]] for pod in pods)
 
     def served(self) -> None:
         """Check that no request failed until now, and that none was left out."""
@@ -138,7 +146,7 @@ def journey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Jour
 @pytest.mark.ci
 def test_a_deployment_goes_to_dra_and_back_unchanged_and_never_stops_serving(journey: Journey) -> None:
     with journey.serving():
-        journey.arrived("device-plugin", "device-plugin")
+        journey.arrived("device-plugin", DEVICE_PLUGIN)
         for mode in WAY:
             journey.stage(mode)
     assert not [one for node in journey.cluster.nodes for one in journey.fleet.complaints(node)]
@@ -165,11 +173,11 @@ def test_with_claims_that_convert_makes(journey: Journey, tmp_path: Path) -> Non
         journey.stage("dual")
         journey.fleet.bridge(*convert, "--class", f"{RESOURCE}={CLASS}")
         journey.load.apply(*yaml.safe_load_all(file.read_text()))
-        journey.arrived("dual", "dra")
+        journey.arrived("dual", DRA)
         journey.stage("dra")
-        journey.stage("dual", plane="dra")
+        journey.stage("dual", planes=DRA)
         journey.fleet.bridge(*convert, "--class", f"{RESOURCE}={CLASS}", "--to", "device-plugin")
         assert list(yaml.safe_load_all(file.read_text())) == workload.manifests()
         journey.load.apply(*workload.manifests())
-        journey.arrived("dual", "device-plugin")
+        journey.arrived("dual", DEVICE_PLUGIN)
         journey.stage("device-plugin")

@@ -120,7 +120,17 @@ class Workload:
         assert found["metadata"]["generation"] == self._generation + self._restarts
 
     def pods(self) -> list[Manifest]:
-        """Its pods, those that end included."""
+        """Its pods, those that are just ending included."""
+        return [pod for pod in self._all() if pod["status"]["phase"] != "Failed"]
+
+    def turned_away(self) -> list[str]:
+        """Why the kubelet did not admit pods: in the moment between two counts, or while no daemon is there, the
+        scheduler sends one too many, and the Deployment makes another. They never ran."""
+        failed = [pod["status"] for pod in self._all() if pod["status"]["phase"] == "Failed"]
+        assert all(status["reason"] == "UnexpectedAdmissionError" for status in failed), failed
+        return [status["message"] for status in failed]
+
+    def _all(self) -> list[Manifest]:
         return self._cluster.list("Pod", NAMESPACE, labelSelector=f"app={NAME}")
 
     def notes(self, node: Any) -> list[journal.Note]:
