@@ -183,9 +183,13 @@ class Stage:
         """Make a DeviceClass of a group's driver, of the group's name by default."""
         name = name or group.name
         of_driver = f"device.driver == '{group.driver}'"
-        self.apply(self.dra.device_class(name, of_driver, *config, extended_resource=extended_resource))
-        self._classes.append(name)
+        self.take_class(self.dra.device_class(name, of_driver, *config, extended_resource=extended_resource))
         return name
+
+    def take_class(self, manifest: Manifest) -> None:
+        """Apply a DeviceClass; it goes with the stage."""
+        self.apply(manifest)
+        self._classes.append(manifest["metadata"]["name"])
 
     @property
     def daemon(self) -> Daemon:
