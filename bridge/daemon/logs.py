@@ -60,6 +60,12 @@ def _plain(value: object) -> str:
     return json.dumps(text) if not text or any(c in text for c in ' "\n=') else text
 
 
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """Whether a line of watchdog is about anything that is wrong. It says as an error that a change came just while a
+    watch was taken back: by whoever did that, for nobody waits for it any longer."""
+    return "called when the thread is inactive" not in record.getMessage()
+
+
 def set_up(form: Format, level: str, stream: TextIO | None = None) -> None:
     """Send all logs of the process to one stream, standard error by default."""
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -70,3 +76,4 @@ def set_up(form: Format, level: str, stream: TextIO | None = None) -> None:
     # One line a request of the HTTP client or of the thread pool says nothing that our own lines do not.
     for name in ("asyncio", "grpc", "aiohttp.access"):
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+    logging.getLogger("watchdog.observers.inotify").addFilter(_is_trouble)
