@@ -30,7 +30,7 @@ lint: venv ## ruff, mypy strict, import contracts, crash points, stubs current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict -p tests.cluster -p tests.image
+	$(BIN)/mypy --strict -p tests.cluster -p tests.docs -p tests.image
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.lint.points
 	$(BIN)/python -m tests.protos --check

@@ -113,13 +113,23 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield made
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def asked_of_a_fleet(page: Path) -> list[tuple[str, list[str]]]:
+    """The commands of a page that concern all nodes, with where they stand."""
+    return [
+        (f"{block}: {command}", call[1:])
+        for block in blocks(page)
+        if block.words[1:] == ("cluster",)
+        for command in block.commands
+        for call in calls(command)
+        if call[0] == "bridge" and call[1] in FLEET
+    ]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in pages() if asked_of_a_fleet(page)], ids=lambda page: page.name
+)
 async def test_commands_of_a_fleet_run_against_a_simulated_one(page: Path, fleet: Fleet) -> None:
     """Those that only read and label; a daemon is asked on the real node alone."""
-    for block in blocks(page):
-        for command in block.commands if block.words[1:] == ("cluster",) else ():
-            for call in calls(command):
-                if call[0] == "bridge" and call[1] in FLEET:
-                    arguments = ["0s" if word == "30s" else word for word in call[1:]]
-                    done = await fleet.bridge(*arguments)
-                    assert done.exit_code == 0, f"{block}: {command}\n{done.output}"
+    for where, call in asked_of_a_fleet(page):
+        done = await fleet.bridge(*("0s" if word == "30s" else word for word in call))
+        assert done.exit_code == 0, f"{where}\n{done.output}"

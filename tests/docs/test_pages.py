@@ -123,6 +123,30 @@ def test_every_event_reason_cause_and_alert_is_explained() -> None:
     assert not told([*Reason, *modes.Reason, *Cause, *alerts, *conditions], page)
 
 
+TEXTS = (
+    "held by",
+    "reserved for",
+    "is quarantined since",
+    "is unplugged",
+    "is not healthy",
+    "has the ledger",
+    "serves there already",
+    "is no longer in the configuration",
+    "needs the API server",
+    "cannot listen on daemon.metricsAddress",
+    "no healthy devices present",
+)
+"""Pieces of what a reader sees, without the names in it; the last one is the kubelet's."""
+
+
+def test_the_texts_that_are_explained_are_those_that_are_said() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    sources = [path for name in ("bridge", "dra_v1") for path in (REPOSITORY / name).rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert not [text for text in TEXTS if text not in page]
+    assert not [text for text in TEXTS[:-1] if text not in code]
+
+
 def test_every_phase_and_mode_is_in_the_guide() -> None:
     assert not told(["device-plugin", "dual", "dra", "Refused", "Waiting"], DOCS / "migration.md")
 
