@@ -61,6 +61,7 @@ class Watches:
         self._resources, self._budget = resources, budget
         self._refusals = Backoff(AGAIN_S, AGAIN_LONGEST_S, min(1.0, AGAIN_S))
         self._again_at = 0.0
+        self._unreadable = False
 
     @property
     def free(self) -> bool:
@@ -105,6 +106,17 @@ class Watches:
                     heard(None if gone else await self._resources.claim_event(event.object))
         finally:
             timer.cancel()
+
+    def unread(self, key: Key, error: ApiError | NoResourceApi) -> None:
+        """A claim could not be read. That a right is missing is said once, and not of each claim and look."""
+        missing = isinstance(error, Forbidden)
+        level = logging.WARNING if missing and not self._unreadable else logging.INFO
+        log.log(level, "a claim cannot be read now", extra={"claim": "/".join(key), "error": str(error)})
+        self._unreadable = self._unreadable or missing
+
+    def read(self) -> None:
+        """A claim could be read: should that end, it is said again."""
+        self._unreadable = False
 
     def _forbid(self, error: ApiError) -> None:
         if not self.trouble:
@@ -192,8 +204,9 @@ class Pursuit:
             body = await self._resources.find_claim(*self.key)
         except (ApiError, NoResourceApi) as error:
             self._look = True
-            log.info("a claim cannot be read now", extra={"claim": "/".join(self.key), "error": str(error)})
+            self._watches.unread(self.key, error)
             return False
+        self._watches.read()
         self._fine = await self._seen(Look(body, read=True))
         return self._fine
 

@@ -230,18 +230,21 @@ class Day(Stage):
         """Wait for something, or for the missing right to be named. Raises NotInTime, Noticed."""
 
         def look() -> Any:
-            if (found := self.noticed()) is not None:
-                raise Noticed(found)
-            return predicate()
+            self._listen()
+            done = predicate()
+            self._listen()  # what is waited for may be what it leads to
+            return done
 
         self.wait_for(look, LIMIT_S, what)
 
-    def noticed(self) -> Saying | None:
-        """Where the right that is missing now is named."""
+    def _listen(self) -> None:
+        """Raise Noticed where the right that is missing now is named."""
         if self.lacks is None:
-            return None
+            return
         said = (one for one in self.sayings() if not self.unheard or self.unheard not in one.text)
-        return next((one for one in said if self.lacks.is_named_in(one.text)), None)
+        for one in said:
+            if self.lacks.is_named_in(one.text):
+                raise Noticed(one)
 
     def sayings(self) -> Iterator[Saying]:
         """All that an operator is told: warnings of the log, events, and what the NodeBridge says."""
