@@ -18,7 +18,7 @@ demo: venv ## a tour on a simulated node, no root and no cluster
 	@$(BIN)/bridge sandbox
 
 test: venv ## unit, property and protocol tests; no root, no Kubernetes
-	$(BIN)/python -m pytest -m "not e2e" tests
+	$(BIN)/python -m pytest -m "not e2e" -n 3 --dist loadscope tests
 
 SEED ?= 1
 MINUTES ?= 1
