@@ -16,9 +16,9 @@ from tests.cluster import Cluster, Member
 from tests.e2e import journal
 from tests.journey import workload
 from tests.journey.client import Client, Endpoints
-from tests.journey.fleet import CLASS, Fleet
+from tests.journey.fleet import Fleet
 from tests.journey.killer import Killer
-from tests.journey.workload import NAME, NAMESPACE, PORT, REPLICAS, RESOURCE, Workload
+from tests.journey.workload import NAME, NAMESPACE, PORT, REPLICAS, Workload
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -171,12 +171,12 @@ def test_with_claims_that_convert_makes(journey: Journey, tmp_path: Path) -> Non
     convert = ("convert", "--write", "-f", str(file), "--config", str(config))
     with journey.serving():
         journey.stage("dual")
-        journey.fleet.bridge(*convert, "--class", f"{RESOURCE}={CLASS}")
+        journey.fleet.bridge(*convert)
         journey.load.apply(*yaml.safe_load_all(file.read_text()))
         journey.arrived("dual", DRA)
         journey.stage("dra")
         journey.stage("dual", planes=DRA)
-        journey.fleet.bridge(*convert, "--class", f"{RESOURCE}={CLASS}", "--to", "device-plugin")
+        journey.fleet.bridge(*convert, "--to", "device-plugin")
         assert list(yaml.safe_load_all(file.read_text())) == workload.manifests()
         journey.load.apply(*workload.manifests())
         journey.arrived("dual", DEVICE_PLUGIN)
