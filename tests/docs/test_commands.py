@@ -16,7 +16,7 @@ import pytest
 from tests.docs.checks import calls, problem
 from tests.docs.pages import REPOSITORY, Block, blocks, inline_commands, pages
 from tests.protocol.fleet import Fleet, running
-from tests.protocol.test_fleet_plan import DRIVER, daemon, device_class
+from tests.protocol.test_plan_command import DRIVER, daemon, device_class
 
 CONSOLE = [block for page in pages() for block in blocks(page) if block.language == "console"]
 FLEET = {"status", "plan", "mode"}
