@@ -48,7 +48,8 @@ class _Shown:
 class DevicePluginService(pb_grpc.DevicePluginServicer):
     """One plugin's side of the API.
 
-    `on_read` is told whether the kubelet reads the list, at each change until the end.
+    `on_read` is told whether the kubelet reads the list, at each change until the end; one that begins anew has ceased
+    before.
 
     Attributes:
         open_streams: how many ListAndWatch streams the kubelet holds open.
@@ -126,7 +127,11 @@ class DevicePluginService(pb_grpc.DevicePluginServicer):
     def _count_stream(self, change: int) -> None:
         before, self.open_streams = self.open_streams, self.open_streams + change
         self._streams_changed.set()
-        if self._on_read is not None and not self._closed and bool(before) is not bool(self.open_streams):
+        if self._on_read is None or self._closed:
+            return
+        if change > 0 and before:
+            self._on_read(False)  # it began anew, and its end was not noticed yet
+        if change > 0 or not self.open_streams:
             self._on_read(bool(self.open_streams))
 
     async def GetDevicePluginOptions(

@@ -183,6 +183,7 @@ class GroupRunner:
                 context.report,
                 context.roots.still_there,
                 context.witnesses,
+                context.deallocations,
             ),
         )
         root = context.config.daemon.kubelet_root

@@ -18,6 +18,8 @@ from bridge.ledger.account import Account
 from bridge.ledger.holds import Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
+from bridge.planes.booking import book
+from bridge.planes.deallocation import Deallocations
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
 from bridge.planes.regrants import StillUsed, Witnesses, check_last_holders
 from bridge.planes.report import Report
@@ -49,6 +51,7 @@ class Surroundings:
         report: where hand-outs and refusals are told.
         there: whether a device node exists now, by its host path.
         witnesses: who tells whether an ID's last pod still has it.
+        deallocations: who tells whether a claim that lets go has let go.
     """
 
     ledger: Ledger
@@ -57,6 +60,7 @@ class Surroundings:
     report: Report
     there: Callable[[str], bool]
     witnesses: Witnesses
+    deallocations: Deallocations
 
 
 class DevicePluginPlane:
@@ -114,7 +118,7 @@ class DevicePluginPlane:
                 ids,
                 self._around.witnesses,
             )
-            await self._around.ledger.grant(picks)
+            await book(lambda: self._around.ledger.grant(picks), self._around.deallocations, patient=True)
         except (Unavailable, Refused, StillUsed, LedgerError) as error:
             self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error), error)
             raise AllocationRefused(str(error)) from error
