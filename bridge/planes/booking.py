@@ -4,41 +4,56 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from bridge.ledger.holds import ClaimHolder, Phase, Refused
+from bridge.ledger.holds import Phase, Refused
 from bridge.planes.deallocation import Deallocations
 
-_LEAVING = (Phase.RELEASING, Phase.RESERVED)
+T = TypeVar("T")
 
-PAUSES_S = (0.1, 0.2, 0.4, 0.8)
-"""Between looks at a claim that is only still to be deallocated. A pod that the device plugin refuses has failed for
-good, and the kubelet gives away at once what a pod with a claim for its own resource name has just left."""
+PATIENCE_S = 2.0
+"""How long a hand-out that cannot be tried again may wait for a claim that was unprepared. A pod that the device plugin
+refuses has failed for good, and the kubelet gives away at once what a pod with a claim for the same resource name has
+just left; but it admits no other pod meanwhile."""
+
+PAUSE_S = 0.1
+"""Between two questions whether a claim is deallocated."""
 
 
-async def book(
-    act: Callable[[], Awaitable[object]], deallocations: Deallocations, *, patient: bool = False
-) -> None:
+async def book(act: Callable[[], Awaitable[T]], deallocations: Deallocations) -> T:
     """Book by `act`, once more if another claim that is not prepared stood in the way and has let go.
 
-    Scheduler or kubelet gave the device away because they know already: here and now we ask. `patient`: ask again for
-    a second or two, as long as nothing but a claim that was unprepared stands in the way. Raises what `act` does.
+    The scheduler gave the device away because it knows already: here and now we ask. Gives and raises what `act` does.
     """
-    pauses = iter(PAUSES_S if patient else ())
-    first = True
+    try:
+        return await act()
+    except Refused as refused:
+        leaving = _claims(refused, Phase.RELEASING, Phase.RESERVED)
+        if not leaving:
+            raise
+        await deallocations.ask(leaving)
+        return await act()
+
+
+async def book_patiently(act: Callable[[], Awaitable[T]], deallocations: Deallocations) -> T:
+    """Book by `act`; as long as nothing but claims that were unprepared stands in the way, ask for a while.
+
+    Gives and raises what `act` does.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE_S
     while True:
         try:
-            await act()
-            return
+            return await act()
         except Refused as refused:
-            leaving = {h.holder for h in refused.blockers if h.phase in _LEAVING}
-            if not leaving:
+            left = end - loop.time()
+            leaving = _claims(refused, Phase.RELEASING)
+            if left <= 0 or not leaving or any(h.phase is not Phase.RELEASING for h in refused.blockers):
                 raise
-            if not first:
-                pause = next(pauses, None)
-                if pause is None or any(h.phase is not Phase.RELEASING for h in refused.blockers):
-                    raise
-                await asyncio.sleep(pause)
-        first = False
-        for other in leaving:
-            assert isinstance(other, ClaimHolder), "only claims are reserved or released"
-            await deallocations.check_now(other.uid)
+            if not await deallocations.ask(leaving, within=left):
+                await asyncio.sleep(min(PAUSE_S, left))
+
+
+def _claims(refused: Refused, *phases: Phase) -> frozenset[str]:
+    """UIDs of the claims that stand in the way, in one of these phases; only claims are reserved or released."""
+    return frozenset(hold.holder.uid for hold in refused.blockers if hold.phase in phases)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Plane
 from bridge.ledger.ledger import Ledger
@@ -55,6 +55,7 @@ class Deallocations:
         self._pool = pool
         self._report = report
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.lingers: Callable[[ClaimHolder], None] = lambda claim: None
 
@@ -66,7 +67,7 @@ class Deallocations:
 
     async def stop(self) -> None:
         """Stop asking; the ledger keeps what is open."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._asking]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,6 +101,21 @@ class Deallocations:
                 log.warning("cannot tell whether a claim is deallocated", extra=extra)
                 return
         await self._judge(uid, body, holds)
+
+    async def ask(self, uids: Collection[str], *, within: float | None = None) -> bool:
+        """Ask once about each, and no longer than `within` seconds; whether any of their holds has ended by then.
+
+        A question that is not answered by then is not taken back: what it proves is still worth knowing.
+        """
+        before = sum(len(self._holds(uid)) for uid in uids)
+        asking = [asyncio.create_task(self.check_now(uid), name=f"deallocation-{uid}") for uid in uids]
+        for task in asking:
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+        done, _ = await asyncio.wait(asking, timeout=within)
+        for task in done:
+            task.result()
+        return sum(len(self._holds(uid)) for uid in uids) < before
 
     async def judge(self, uid: str, body: Json | None) -> None:
         """End the holds that a claim, as it was read just now (None: it is gone), proves free."""

@@ -1,8 +1,8 @@
 """The device plugin plane of one group: ListAndWatch from the projection, Allocate on the ledger.
 
 Keeps S1 and S2 (design 1): an answer leaves only after the ledger has it on disk, and the ledger refuses what DRA
-has. On the path of Allocate there is one commit; where an ID is handed out again, one bounded look at its last
-pod before it, and nothing else (H40).
+has. On the path of Allocate there is one commit and nothing else (H40), with two exceptions, both bounded: where an ID
+is handed out again, a look at its last pod; where a claim has just left it, the question whether it is deallocated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.devices.model import ContainerEdits, Device
@@ -18,7 +18,7 @@ from bridge.ledger.account import Account
 from bridge.ledger.holds import Pick, Plane, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
-from bridge.planes.booking import book
+from bridge.planes.booking import book_patiently
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
 from bridge.planes.regrants import StillUsed, Witnesses, check_last_holders
@@ -104,21 +104,10 @@ class DevicePluginPlane:
         started = time.perf_counter()
         ids = [i for container in containers for i in container]
         await self._settled(ids)
-        roster = self._around.roster()
         try:
-            picks = [pick_id(roster, self._around.ledger.account, i) for i in ids]
-            check_present(
-                {pick.device: roster.by_name[pick.device] for pick in picks}.values(), self._around.there
+            responses, unproven = await book_patiently(
+                lambda: self._grant(ids, containers), self._around.deallocations
             )
-            responses = [container_response(roster, container) for container in containers]
-            unproven = await check_last_holders(
-                self._around.ledger.account,
-                self._group,
-                roster.group.resource_name,
-                ids,
-                self._around.witnesses,
-            )
-            await book(lambda: self._around.ledger.grant(picks), self._around.deallocations, patient=True)
         except (Unavailable, Refused, StillUsed, LedgerError) as error:
             self._around.report.refused(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, str(error), error)
             raise AllocationRefused(str(error)) from error
@@ -128,6 +117,23 @@ class DevicePluginPlane:
         seconds = time.perf_counter() - started
         self._around.report.handed_out(Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, seconds)
         return responses
+
+    async def _grant(
+        self, ids: Sequence[str], containers: Sequence[Sequence[str]]
+    ) -> tuple[Sequence[ContainerResponse], Mapping[str, str]]:
+        """Book all IDs as things are now; what the containers get, and of which IDs it is not proven that they are
+        free."""
+        roster, account = self._around.roster(), self._around.ledger.account
+        picks = [pick_id(roster, account, i) for i in ids]
+        check_present(
+            {pick.device: roster.by_name[pick.device] for pick in picks}.values(), self._around.there
+        )
+        responses = [container_response(roster, container) for container in containers]
+        unproven = await check_last_holders(
+            account, self._group, roster.group.resource_name, ids, self._around.witnesses
+        )
+        await self._around.ledger.grant(picks)
+        return responses, unproven
 
     async def _settled(self, ids: Sequence[str]) -> None:
         """Wait until the kubelet has had time to show whom these IDs were last given to, if nobody knows that yet."""
