@@ -7,6 +7,7 @@ configuration (projects, accounts, rights) are passed over.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -18,6 +19,10 @@ from bridge.config import ConfigError, ConfigErrors
 FILE = "config.json"
 
 _WORKLOADS = ("DaemonSet", "Deployment", "Pod")
+
+_PLUGIN = re.compile(r"power-dev(ice)?-plugin")
+_BRIDGE = "device-bridge"
+"""The name of its DaemonSet, which may have the plugin's label and is not the plugin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,19 @@ def carried(text: str, source: str) -> Carried:
         return Carried(fields)
     objects = list(_objects(text, source))
     configured = [one for one in objects if one.get("kind") == "ConfigMap" and FILE in _of(one, "data")]
-    pods = [
-        _of(one, "spec") if one["kind"] == "Pod" else _of(one, "spec", "template", "spec")
-        for one in objects
-        if one.get("kind") in _WORKLOADS
-    ]
+    workloads = [one for one in objects if one.get("kind") in _WORKLOADS]
+    pods = [_pod(one) for one in workloads if _is_the_plugin(one)]
     if len(configured) > 1:
         names = " and ".join(str(_of(one, "metadata").get("name")) for one in configured)
         _refuse(source, "", f"several ConfigMaps have a {FILE}: {names}; give the one that the plugin mounts")
+    if not configured and workloads and not pods:
+        # Without a configuration the plugin offers every disk: nobody is to have that by a wrong file.
+        _refuse(
+            source,
+            "",
+            "no power-device-plugin in it, by image, name or label: "
+            f"give its {FILE}, its ConfigMap, or its DaemonSet",
+        )
     if not configured and not pods:
         _refuse(source, "", f"there is no configuration in it: give {FILE}, its ConfigMap, or its DaemonSet")
     before = f'data["{FILE}"]' if configured else ""
@@ -117,6 +127,22 @@ def _flat(one: object) -> Iterator[Mapping[str, Any]]:
                 yield from _flat(item)
         else:
             yield one
+
+
+def _pod(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What its pods are."""
+    return _of(one, "spec") if one["kind"] == "Pod" else _of(one, "spec", "template", "spec")
+
+
+def _is_the_plugin(one: Mapping[str, Any]) -> bool:
+    """Whether a workload names the plugin: in its own name or labels, its pods' labels, or an image."""
+    labels = {**_of(one, "spec", "template", "metadata", "labels"), **_of(one, "metadata", "labels")}
+    name = _of(one, "metadata").get("name")
+    if _BRIDGE in (name, labels.get("app.kubernetes.io/name")):
+        return False
+    images = [container.get("image") for container in _pod(one).get("containers") or ()]
+    named = [name, *labels.values(), *images]
+    return any(_PLUGIN.search(str(text)) for text in named)
 
 
 def _environment(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

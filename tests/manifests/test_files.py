@@ -127,7 +127,11 @@ def test_the_drop_in_is_what_an_import_makes_of_its_manifests() -> None:
     affinity = {
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     }
-    plugin = {"kind": "DaemonSet", "spec": {"template": {"spec": {"affinity": affinity, "containers": []}}}}
+    plugin = {
+        "kind": "DaemonSet",
+        "metadata": {"name": DROP_IN},
+        "spec": {"template": {"spec": {"affinity": affinity, "containers": []}}},
+    }
     made = power_device_plugin(json.dumps(plugin), "its manifests", Options())
     assert parse((component / "config.yaml").read_text()) == parse(yaml.safe_dump(dict(made.config)))
     (patch,) = read(component / "daemonset.yaml")

@@ -314,6 +314,7 @@ DAEMON_SET = {
                 "containers": [
                     {
                         "name": "plugin",
+                        "image": "quay.io/powercloud/power-device-plugin:v1",
                         "env": [
                             {"name": "GHW_CHROOT", "value": "/host"},
                             {"name": "GOMEMLIMIT", "valueFrom": {"resourceFieldRef": {}}},
@@ -350,6 +351,31 @@ def test_the_manifest_that_carries_it(form: str) -> None:
 
 def test_a_daemonset_without_a_configuration_is_one_with_the_defaults() -> None:
     assert from_text(yaml.safe_dump(DAEMON_SET)).config == imported({}).config
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"name": "power-device-plugin"}, {"name": "own", "labels": {"app": "power-device-plugin"}}],
+    ids=["name", "label"],
+)
+def test_the_plugin_is_known_by_its_name_or_its_label(metadata: dict[str, Any]) -> None:
+    plain = {"kind": "DaemonSet", "metadata": metadata, "spec": {"template": {"spec": {"containers": [{}]}}}}
+    assert from_text(yaml.safe_dump(plain)).config == imported({}).config
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "samples/device-node/pod.yaml",
+        "samples/power-device-plugin/deployment.yaml",
+        "kustomize/base/daemonset.yaml",
+        "kustomize/components/power-device-plugin/daemonset.yaml",
+    ],
+)
+def test_what_is_not_the_plugin_is_not_every_disk(path: str) -> None:
+    shown = run(Path(__file__).parents[2] / path)
+    assert shown.exit_code == 2 and shown.stdout == ""
+    assert "no power-device-plugin in it" in shown.stderr
 
 
 def test_of_two_configurations_neither_is_taken() -> None:
