@@ -39,6 +39,10 @@ def run(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(envvar="BRIDGE_LOG_LEVEL")
     ] = "info",
+    pod_ip: Annotated[
+        str,
+        typer.Option(envvar="POD_IP", help="The pod's address: daemon.metricsAddress on loopback means it."),
+    ] = "",
     accept_empty_ledger: Annotated[
         bool,
         typer.Option(
@@ -62,6 +66,7 @@ def run(
         sys_root=sys_root,
         log_format=log_format,
         log_level=log_level,
+        pod_ip=pod_ip,
         accept_empty_ledger=accept_empty_ledger,
     )
     # The daemon is a program of its own, so that no command line library stays in the memory of every node.

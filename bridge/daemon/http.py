@@ -18,6 +18,20 @@ Check = Callable[[], list[str]]
 """What is wrong; nothing if all is well."""
 
 
+_LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+def heard_at(address: str, pod_ip: str) -> str:
+    """Where to listen, so that probes are heard: loopback in a pod means the pod's own address. Pure.
+
+    The kubelet asks from outside. A daemon that listened on the pod's loopback would be restarted for ever.
+    """
+    host, _, port = address.rpartition(":")
+    if not pod_ip or not host.startswith(_LOOPBACK):
+        return address
+    return f"[{pod_ip}]:{port}" if ":" in pod_ip else f"{pod_ip}:{port}"
+
+
 class HttpEndpoint:
     """Serves until stopped.
 

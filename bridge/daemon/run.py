@@ -25,7 +25,7 @@ from bridge.daemon.errors import StartError
 from bridge.daemon.files import GroupFiles
 from bridge.daemon.follow import follow
 from bridge.daemon.groups import Context
-from bridge.daemon.http import HttpEndpoint
+from bridge.daemon.http import HttpEndpoint, heard_at
 from bridge.daemon.lost_claims import LostClaims
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
@@ -82,7 +82,9 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         if settings.accept_empty_ledger:
             await _accept_empty(ledger)
         await asyncio.to_thread(settle, config.daemon.state_dir, config.groups, ledger.account)
-        _serve_http(config, metrics, checks, stack)
+        if settings.pod_ip and not config.daemon.metrics_address:
+            log.warning("daemon.metricsAddress is empty: probes of this pod have nobody to ask, and end it")
+        _serve_http(heard_at(config.daemon.metrics_address, settings.pod_ip), metrics, checks, stack)
         roots = _roots(settings)
         scanner = Scanner(config.groups, roots, rescan=config.daemon.rescan_seconds)
         changes = scanner.changes()
@@ -377,8 +379,7 @@ def boot_id() -> str:
         return ""
 
 
-def _serve_http(config: Config, metrics: Metrics, checks: Checks, stack: contextlib.AsyncExitStack) -> None:
-    address = config.daemon.metrics_address
+def _serve_http(address: str, metrics: Metrics, checks: Checks, stack: contextlib.AsyncExitStack) -> None:
     if not address:
         return
     try:

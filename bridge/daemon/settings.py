@@ -18,6 +18,7 @@ class Settings:
         kubeconfig: how to reach the API server; None means the pod's ServiceAccount.
         dev_root, sys_root: where to look for devices.
         log_format, log_level: how to log.
+        pod_ip: the address of the daemon's pod, whose probes ask there; empty outside a pod.
         accept_empty_ledger: lift the quarantine that a damaged ledger left at an earlier start.
     """
 
@@ -28,6 +29,7 @@ class Settings:
     sys_root: Path = Path("/sys")
     log_format: Literal["json", "text"] = "json"
     log_level: str = "info"
+    pod_ip: str = ""
     accept_empty_ledger: bool = False
 
     def dump(self) -> str:

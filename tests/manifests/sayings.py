@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from bridge.config import Config, parse
+from bridge.daemon.http import heard_at
 from bridge.platform.cri import USUAL_SOCKETS
 from tests.manifests.builds import Object, only
 
@@ -63,12 +64,14 @@ def configured(objects: Sequence[Object]) -> None:
     """The configuration is valid, and every path and port in it is one that the container has."""
     pod, config = _pod(objects), configuration(objects)
     assert pod["containers"][0]["env"] == [
-        {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+        {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]
     port = int(config.daemon.metrics_address.rpartition(":")[2])
     daemon = _daemon(pod)
     assert [p["containerPort"] for p in daemon["ports"] if p["name"] == "metrics"] == [port]
-    assert not config.daemon.metrics_address.startswith(("127.", "localhost", "[::1]"))
+    heard = heard_at(config.daemon.metrics_address, "10.1.2.3").rpartition(":")[0]
+    assert heard in ("0.0.0.0", "[::]", "10.1.2.3")
     for probe, path in {"startup": "healthz", "liveness": "healthz", "readiness": "readyz"}.items():
         assert daemon[f"{probe}Probe"]["httpGet"] == {"path": f"/{path}", "port": "metrics"}
     root = config.daemon.kubelet_root

@@ -13,7 +13,7 @@ import pytest
 
 from bridge.daemon import checks as checks_module
 from bridge.daemon.checks import Checks
-from bridge.daemon.http import HttpEndpoint
+from bridge.daemon.http import HttpEndpoint, heard_at
 from bridge.daemon.metrics import Metrics, states
 from bridge.ledger.holds import Plane
 from bridge.ledger.store import LedgerError
@@ -47,6 +47,25 @@ def served() -> Iterator[Served]:
     http = HttpEndpoint("127.0.0.1:0", metrics.registry, checks.health, checks.ready)
     yield Served(metrics, checks, http)
     http.stop()
+
+
+@pytest.mark.parametrize(
+    ("address", "pod_ip", "wanted"),
+    [
+        ("127.0.0.1:9464", "", "127.0.0.1:9464"),
+        ("127.0.0.1:9464", "10.1.2.3", "10.1.2.3:9464"),
+        ("localhost:1", "10.1.2.3", "10.1.2.3:1"),
+        ("127.0.0.1:9464", "fd00::5", "[fd00::5]:9464"),
+        ("[::1]:9464", "10.1.2.3", "10.1.2.3:9464"),
+        ("0.0.0.0:9464", "10.1.2.3", "0.0.0.0:9464"),
+        ("[::]:9464", "10.1.2.3", "[::]:9464"),
+        ("", "10.1.2.3", ""),
+    ],
+)
+def test_in_a_pod_probes_are_heard_whatever_the_configuration_says(
+    address: str, pod_ip: str, wanted: str
+) -> None:
+    assert heard_at(address, pod_ip) == wanted
 
 
 def test_it_listens_where_there_is_ipv6_only() -> None:
