@@ -189,8 +189,8 @@ class Daemon:
         state_dir: the ledger's folder; without it `plugins/device-bridge` below `kubeletRoot`.
         cdi: where CDI files go.
         cri_socket: the container runtime's socket; without it the usual ones are tried.
-        metrics_address: HOST:PORT of `/metrics`, `/healthz` and `/readyz`; in the DaemonSet loopback means the pod's own
-            address, and the port has to be the 9464 that its probes ask; empty for none.
+        metrics_address: HOST:PORT of `/metrics`, `/healthz` and `/readyz`; in the DaemonSet loopback means the pod's
+            own address, and the port has to be the 9464 that its probes ask; empty for none.
         rescan_seconds: time between scans that nothing asked for; what is plugged in is seen at once all the same.
         release_grace_seconds: how long a hold of the device plugin that was never matched to a pod waits for one.
     """
