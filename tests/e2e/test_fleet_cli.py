@@ -22,7 +22,7 @@ from tests.e2e.daemon import REPOSITORY
 from tests.manifests.builds import KUSTOMIZE
 from tests.manifests.test_daemonset import install
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ci, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 MODE = "device-bridge.io/mode"
 PREVIOUS = "device-bridge.io/previous-mode"
