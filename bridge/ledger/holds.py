@@ -101,6 +101,7 @@ class Hold:
         uses: the parts it uses, fixed when it was made.
         since: wall clock, for people only (H42).
         boot: boot ID of the machine when it was made.
+        by_name: of a claim that was unprepared: it was made for a pod that asked by resource name.
     """
 
     id: int
@@ -113,6 +114,7 @@ class Hold:
     uses: tuple[Use, ...]
     since: float
     boot: str = ""
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)

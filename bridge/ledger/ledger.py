@@ -200,14 +200,15 @@ class Ledger:
         changes.append(PutClaim(PreparedClaim(group, claim, answer, now)))
         await self._commit(changes)
 
-    async def unprepare(self, group: str, uid: str) -> None:
+    async def unprepare(self, group: str, uid: str, *, by_name: bool = False) -> None:
         """Record that the kubelet has unprepared a claim: its holds stay until it is deallocated (S4).
 
-        An unknown claim is no error (kubelet-contract B.2).
+        `by_name`: it was made for a pod that asked by resource name, which its holds remember from now on, for its
+        answer goes. An unknown claim is no error (kubelet-contract B.2).
         """
         await self._usable()
         changes: list[Change] = [
-            PutHold(replace(h, phase=Phase.RELEASING))
+            PutHold(replace(h, phase=Phase.RELEASING, by_name=h.by_name or by_name))
             for h in self.account.of_claim(group, uid)
             if h.phase is not Phase.RELEASING
         ]

@@ -98,6 +98,10 @@ CREATE TABLE switches (
 
 SCHEMA_VERSION = max(_MIGRATIONS)
 
+_BY_NAME = "by-name"
+"""In the column `container` of a claim's hold, which has none: `Hold.by_name`. A version that does not know it reads
+past it."""
+
 
 def create(db: sqlite3.Connection) -> None:
     """Make all tables, at the newest version, in a file that has none."""
@@ -153,7 +157,7 @@ def write(db: sqlite3.Connection, change: Change) -> None:
 
 def _put_hold(db: sqlite3.Connection, hold: Hold) -> None:
     holder = hold.holder
-    container = holder.container if isinstance(holder, PodHolder) else ""
+    container = holder.container if isinstance(holder, PodHolder) else _BY_NAME if hold.by_name else ""
     known = db.execute(
         "UPDATE holds SET phase = ?, namespace = ?, name = ?, container = ?, uid = ? WHERE id = ?",
         (hold.phase, holder.namespace, holder.name, container, holder.uid, hold.id),
@@ -268,4 +272,7 @@ def _hold(row: tuple[Any, ...], uses: dict[int, list[Use]]) -> Hold:
         else PodHolder(namespace, name, container, uid)
     )
     parts = tuple(uses.get(hold_id, ()))
-    return Hold(hold_id, Plane(plane), Phase(phase), group, device, share, holder, parts, since, boot)
+    by_name = plane == Plane.DRA and container == _BY_NAME
+    return Hold(
+        hold_id, Plane(plane), Phase(phase), group, device, share, holder, parts, since, boot, by_name
+    )

@@ -20,7 +20,7 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.booking import book_patiently
 from bridge.planes.deallocation import Deallocations
-from bridge.planes.projection import IdOffer, Memory, device_plugin_view, preferred
+from bridge.planes.projection import IdOffer, Memory, device_plugin_view, order_of, preferred
 from bridge.planes.regrants import StillUsed, Witnesses, check_last_holders
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster, Unavailable, check_present
@@ -147,8 +147,7 @@ class DevicePluginPlane:
     ) -> Sequence[str]:
         """Steer the kubelet to the end that DRA does not begin with (Q2), and last of all to what DRA has."""
         view = device_plugin_view(self._around.roster(), self._around.ledger.account, self._memory)
-        order = {offer.id: position for position, offer in enumerate(view) if not offer.mirrored}
-        return preferred(list(available), list(must_include), size, order)
+        return preferred(list(available), list(must_include), size, order_of(view))
 
 
 def pick_id(roster: Roster, account: Account, device_id: str) -> Pick:

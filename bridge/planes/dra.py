@@ -19,7 +19,7 @@ from bridge.ledger.holds import ClaimHolder, Phase, Plane, PodHolder, Refused
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.planes.booking import book
-from bridge.planes.claims import Naming, Plan, Stored, decode, encode, plan
+from bridge.planes.claims import Naming, Plan, Stored, decode, encode, is_by_name, plan
 from bridge.planes.conflicts import Loser
 from bridge.planes.contest import Contest
 from bridge.planes.deallocation import Deallocations
@@ -193,7 +193,9 @@ class DraPlane:
 
     async def _unprepare(self, ref: ClaimRef) -> UnprepareError | None:
         try:
-            await self._around.ledger.unprepare(self._group, ref.uid)
+            kept = self._around.ledger.account.prepared(self._group, ref.uid)
+            by_name = kept is not None and is_by_name(kept.answer)
+            await self._around.ledger.unprepare(self._group, ref.uid, by_name=by_name)
             await asyncio.to_thread(self._around.cdi.remove_claim, self._group, ref.uid)
         except (LedgerError, CdiError) as error:
             log.error(

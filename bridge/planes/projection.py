@@ -8,14 +8,14 @@ slices on the wire, or files.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.account import Account
-from bridge.ledger.holds import Hold, Plane
+from bridge.ledger.holds import Hold, Phase, Plane
 from bridge.planes.claims import is_by_name
 from bridge.planes.roster import Roster
 
@@ -29,6 +29,8 @@ class IdOffer:
     numa_node: int | None
     mirrored: bool = False
     """Healthy for the scheduler's count alone: DRA has it (`Offering.mirrors`)."""
+    leaving: bool = False
+    """Mirrored, and about to be free: of the mirrored ones, those to be given away first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +94,38 @@ def device_plugin_view(
     held: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name):
         held[hold.device] += (hold.share,)
-    theirs = _by_name(roster, account) if roster.offering.mirrors else Counter[str]()
+    theirs, leaving = _by_name(roster, account) if roster.offering.mirrors else (Counter[str](),) * 2
     view: list[IdOffer] = []
     for device in roster.devices:
-        mine, mirrored = held.get(device.name, ()), theirs[device.name]
+        mine, mirrored = held.get(device.name, ()), (theirs[device.name], leaving[device.name])
         make = partial(_ids, roster, account, device, mine, mirrored)
         view += memory.of(roster, device, (mine, mirrored, *_state(account, device)), make)
     return tuple(view)
 
 
-def _by_name(roster: Roster, account: Account) -> Counter[str]:
-    """How many shares of each device DRA has given to pods that asked for the group's resource name."""
+def _by_name(roster: Roster, account: Account) -> tuple[Counter[str], Counter[str]]:
+    """How many shares of each device DRA has given to pods that asked for the group's resource name, and how many of
+    them are being released.
+
+    Until they are free, not only until Unprepare: the API server learns after it that the pod has ended, and would
+    bind the next one while the kubelet has nothing healthy for it, which fails a pod for good. A hand-out waits.
+    """
     found: Counter[str] = Counter()
+    leaving: Counter[str] = Counter()
     for hold in account.of_group(Plane.DRA, roster.group.name):
         prepared = account.prepared(roster.group.name, hold.holder.uid)
-        if prepared is not None and is_by_name(prepared.answer):
+        if hold.by_name or (prepared is not None and is_by_name(prepared.answer)):
             found[hold.device] += units_of(hold, roster)
-    return found
+            if hold.phase is Phase.RELEASING:
+                leaving[hold.device] += units_of(hold, roster)
+    return found, leaving
 
 
 def _ids(
-    roster: Roster, account: Account, device: Device, held: tuple[str, ...], mirrored: int
+    roster: Roster, account: Account, device: Device, held: tuple[str, ...], mirrored: tuple[int, int]
 ) -> tuple[IdOffer, ...]:
-    """The IDs of one device, of which this plane holds some, and of which so many are DRA's under our name."""
+    """The IDs of one device, of which this plane holds some, and of which so many are DRA's under our name, and so many
+    of these are being released."""
     # Of an unplugged device that was never seen by this process, only what is out under its name is known.
     known = device.present or device.edits != ContainerEdits()
     shares = device.share_names() if known else ()
@@ -123,9 +134,10 @@ def _ids(
     listed += [share for share in held if share not in shares]
     healthy = _healthy_ids(roster, account, device, listed, held)
     rest = [s for s in listed if s not in healthy and s not in held] if _is_well(account, device) else []
-    mirror = frozenset(rest[:mirrored])
+    theirs, leaving = mirrored
+    mirror, soon = frozenset(rest[:theirs]), frozenset(rest[:leaving])
     return tuple(
-        IdOffer(share, share in healthy or share in mirror, device.numa_node, share in mirror)
+        IdOffer(share, share in healthy or share in mirror, device.numa_node, share in mirror, share in soon)
         for share in listed
     )
 
@@ -271,10 +283,17 @@ def units_of(hold: Hold, roster: Roster) -> int:
     return 1
 
 
+def order_of(view: Sequence[IdOffer]) -> dict[str, int]:
+    """The order in which `preferred` takes IDs from the end: first what may be had, then what soon may; the rest is
+    DRA's, and has none."""
+    offered = [offer.id for offer in view if not offer.mirrored]
+    return {name: at for at, name in enumerate([*(o.id for o in view if o.leaving), *offered])}
+
+
 def preferred(available: list[str], must_include: list[str], size: int, order: dict[str, int]) -> list[str]:
     """The IDs the kubelet should take: what it must, then from the end (Q2); never more than `size`.
 
-    `order`: position of each ID in the view. Fewer than `size` come back only where there are not more.
+    `order`: see `order_of`. Fewer than `size` come back only where there are not more.
     """
     chosen = list(must_include[:size])
     rest = sorted(

@@ -119,7 +119,7 @@ class Modes:
         for attempt in range(40):
             pod = f"{name}-{attempt}"
             self.box.create_pod(make.pod(pod, limits={RESOURCE: 1}))
-            await self.box.until(lambda pod=pod: self._ran(pod), f"{pod} ran")  # type: ignore[misc]
+            await self.box.until(lambda pod=pod: self.ran(pod), f"{pod} ran")  # type: ignore[misc]
             if self._phase(pod) == "Running":
                 assert len(self.node.nodes(pod)) == 1
                 by_claim = "extendedResourceClaimStatus" in self.box.pod(pod)["status"]
@@ -136,7 +136,8 @@ class Modes:
     def _phase(self, pod: str) -> str:
         return str(self.box.pod(pod).get("status", {}).get("phase", ""))
 
-    def _ran(self, pod: str) -> bool:
+    def ran(self, pod: str) -> bool:
+        """Whether a pod was started, or refused."""
         return self._phase(pod) in ("Running", "Failed")
 
     async def end(self, pod: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest import mock
 
 import pytest
 
@@ -10,6 +11,7 @@ from bridge.config import Mode
 from bridge.daemon import admitting
 from bridge.ledger.holds import Plane
 from bridge.ledger.switches import Gate
+from bridge.planes.deallocation import Deallocations
 from bridge.planes.modes import Due
 from bridge.sandbox import make
 from tests.protocol.modes import Modes, migrating
@@ -109,6 +111,34 @@ async def test_on_the_way_back_pods_fit_beside_those_that_dra_serves_under_the_n
         await it.box.wait_phase("d", "Running")
         assert it.node.ledger()[acc(2)][0] is Plane.DEVICE_PLUGIN
         assert not it.box.observe.of("AllocateRefused")
+
+
+async def test_the_next_pod_is_admitted_before_it_is_known_that_a_claim_of_the_name_has_gone() -> None:
+    """The kubelet fails for good a pod that it has nothing healthy for: a device stays that from Unprepare until it is
+    free, and the hand-out waits."""
+    asked = asyncio.Event()
+    look = Deallocations.check_now
+
+    async def late(self: Deallocations, uid: str) -> None:
+        await asked.wait()
+        await look(self, uid)
+
+    async with migrating("dra") as it:
+        for name in ("a", "b", "c"):
+            assert await it.served(name) is Plane.DRA
+        it.want("device-plugin")
+        await it.arrives("device-plugin")
+        await it.box.wait_allocatable(RESOURCE, 3)
+        it.box.create_pod(make.pod("d", limits={RESOURCE: 1}))
+        await it.box.observe.wait("Unschedulable", "default/d")
+        it.box.observe.listen(lambda seen: asked.set() if seen.what == "AllocateAsked" else None)
+        since = len(it.box.observe)
+        with mock.patch.object(Deallocations, "check_now", late):
+            await it.end("a-0")
+            await it.box.until(lambda: it.ran("d"), "d ran")
+        lists = it.box.observe.of("DevicesListed", RESOURCE, since)
+        assert [seen.facts["unhealthy"] for seen in lists if seen.facts["unhealthy"]] == []
+        assert it.box.pod("d")["status"]["phase"] == "Running", it.box.pod("d")["status"]
 
 
 async def test_h13_a_kubelet_that_restarts_takes_up_holders_that_are_down_and_hidden() -> None:

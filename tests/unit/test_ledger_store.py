@@ -130,6 +130,20 @@ async def test_h7_unprepare_alone_does_not_free_a_device(tmp_path: Path) -> None
     await ledger.close()
 
 
+async def test_what_was_handed_out_by_resource_name_is_known_until_the_hold_ends(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path)
+    other = ClaimHolder("default", "other", "uid-2")
+    await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "")
+    await ledger.prepare("acc", other, [exclusive("acc1")], "")
+    await ledger.unprepare("acc", CLAIM.uid, by_name=True)
+    await ledger.unprepare("acc", CLAIM.uid)  # the kubelet may ask again
+    await ledger.unprepare("acc", other.uid)
+    ledger = await reopened(ledger, tmp_path)
+    assert {h.share: h.by_name for h in ledger.account} == {"acc0": True, "acc1": False}
+    assert ledger.account.prepared("acc", CLAIM.uid) is None
+    await ledger.close()
+
+
 async def test_deallocation_does_not_free_what_is_still_prepared(tmp_path: Path) -> None:
     ledger = await Ledger.open(tmp_path)
     await ledger.prepare("acc", CLAIM, [exclusive("acc0")], "")

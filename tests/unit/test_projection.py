@@ -28,7 +28,7 @@ from bridge.ledger.holds import PreparedClaim as Remembered
 from bridge.planes.cdi import static_edits
 from bridge.planes.claims import Stored, encode
 from bridge.planes.modes import Offering
-from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, preferred
+from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, order_of, preferred
 from bridge.planes.roster import Roster, Unavailable
 from bridge.planes.slices import slice_device
 from dra_v1.driver import PreparedClaim, PreparedDevice
@@ -121,9 +121,32 @@ def test_on_the_way_back_what_dra_serves_under_the_name_counts_and_is_taken_last
         "acc1": (True, False),
         "acc2": (True, True),
     }
-    order = {offer.id: position for position, offer in enumerate(offers) if not offer.mirrored}
+    order = order_of(offers)
     assert preferred(["acc1", "acc2"], [], 1, order) == ["acc1"]
     assert preferred(["acc1", "acc2"], [], 2, order) == ["acc1", "acc2"]
+
+
+def test_of_what_dra_has_under_the_name_what_is_about_to_be_free_is_taken_first() -> None:
+    devices = [device(f"acc{number}") for number in range(4)]
+    held = [
+        hold(number, DRA, devices[number], phase="releasing" if number == 1 else "") for number in (0, 1, 2)
+    ]
+    holds = account([replace(one, by_name=True) for one in held])
+    view = roster(group(), inventory(*devices), holds, offering=Offering(True, True, True, mirrors=True))
+    order = order_of(device_plugin_view(view, holds))
+    for size, taken in ((1, ["acc3"]), (2, ["acc3", "acc1"])):
+        assert preferred(["acc0", "acc1", "acc2", "acc3"], [], size, order) == taken
+
+
+def test_what_dra_served_under_the_name_counts_until_it_is_free_and_not_only_until_unprepare() -> None:
+    acc0, acc1 = device("acc0"), device("acc1")
+    ending = replace(hold(1, DRA, acc0, phase="releasing"), by_name=True)
+    holds = account([ending, hold(2, DRA, acc1, phase="releasing")])
+    view = roster(group(), inventory(acc0, acc1), holds, offering=Offering(True, True, True, mirrors=True))
+    assert {o.id: (o.healthy, o.mirrored) for o in device_plugin_view(view, holds)} == {
+        "acc0": (True, True),
+        "acc1": (False, False),
+    }
 
 
 def test_shares_that_dra_serves_under_the_name_count_as_so_many_ids() -> None:
