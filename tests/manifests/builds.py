@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +28,23 @@ OLDER_API = "deviceclasses-v1beta1"
 DROP_IN = "power-device-plugin"
 """Comes before what names its class."""
 
+OWN_GROUPS = "own-groups"
+"""Takes groups away, and is whole with a component of the user's behind it."""
+
+CONFIGURED = "overlays/power-device-plugin"
+"""That component with a configuration."""
+
 ADDS_ALONE = "operators"
 """Has objects of its own and touches no other: one build of each root shows it."""
 
-OTHER_CONFIGURATIONS = {"sandboxed-devices", "overlays/microk8s"}
-"""Have a configuration of their own, the whole file of it."""
+OTHER_ROOT = "overlays/microk8s"
+"""Needs `daemon` in a configuration."""
+
+MERGED = """
+configMapGenerator:
+- {name: device-bridge, namespace: device-bridge, behavior: merge, files: [config.yaml]}
+"""
+"""A configuration of one's own in an overlay, as the base describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,11 @@ class Build:
         """
         below = [_relative(KUSTOMIZE / "components" / name, folder) for name in self.components]
         kustomization = {"resources": [_relative(KUSTOMIZE / self.root, folder)], "components": below}
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + self.more)
+        own = self.more
+        if DROP_IN in self.components and "configMapGenerator" not in own:
+            shutil.copy(KUSTOMIZE / CONFIGURED / "config.yaml", folder)
+            own += MERGED
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + own)
         command: list[str | Path] = [build.runtime() / "kustomize", "build", folder]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, f"{self}: {done.stderr}"
@@ -94,10 +111,15 @@ def _fits(one: Build) -> bool:
         return False
     if one.root == "overlays/openshift-4.19" and OLDER_API in chosen:
         return False  # it has it already
-    if "sandboxed-devices" in chosen and one.root not in ("base", "overlays/k3s"):
-        return False  # its configuration is the whole file, and its init container needs a capability
-    if DROP_IN in chosen and ("nfd" in chosen or {one.root, *chosen} & OTHER_CONFIGURATIONS):
-        return False  # `nfd` says otherwise where the daemon runs
+    if OWN_GROUPS in chosen:
+        return False  # see `test_own_groups…`
+    if "sandboxed-devices" in chosen and one.root in ("overlays/openshift", "overlays/openshift-4.19"):
+        return False  # its init container needs a capability
+    drops_in = DROP_IN in chosen or one.root == CONFIGURED
+    if drops_in and {"nfd", "sandboxed-devices"} & chosen:
+        return False  # `nfd` says otherwise where the daemon runs; the other devices are of another group
+    if DROP_IN in chosen and one.root in (CONFIGURED, OTHER_ROOT):
+        return False  # it has it already; the configuration needs more
     return not (NEWER_API in chosen and one.resource_api == "v1beta1")
 
 

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bridge.config import parse
 from tests.manifests import sayings
-from tests.manifests.builds import DROP_IN, Build, every, only
+from tests.manifests.builds import (
+    CONFIGURED,
+    DROP_IN,
+    KUSTOMIZE,
+    MERGED,
+    OWN_GROUPS,
+    REPOSITORY,
+    Build,
+    components,
+    every,
+    only,
+)
 
 # The first build of the programs takes minutes.
 pytestmark = [pytest.mark.e2e, pytest.mark.ci, pytest.mark.timeout(1800)]
+
+OWN = """apiVersion: device-bridge.io/v1alpha1
+kind: BridgeConfig
+mode: device-plugin
+groups: [{name: acc, kind: device-node, options: {include: [/dev/own*]}}]
+daemon: {metricsAddress: "[::]:9464"}
+"""
 
 OTHER_NAMESPACE = "namespace: devices\n"
 
@@ -28,18 +49,41 @@ def test_an_overlay_that_moves_the_namespace_takes_everything_along(root: str, t
     assert {one["metadata"].get("namespace", "devices") for one in objects} == {"devices"}
 
 
+@pytest.mark.parametrize("one", [one for one in every() if not one.components], ids=str)
+@pytest.mark.parametrize("component", ["", *components()])
+def test_an_overlay_of_ones_own_has_its_own_configuration(one: Build, component: str, tmp_path: Path) -> None:
+    """Whatever it stands on and lists, and in whichever order."""
+    if component == DROP_IN and one.root == CONFIGURED:
+        pytest.skip("it is in there")
+    text = OWN.replace("acc", "mine")
+    (tmp_path / "config.yaml").write_text(text)
+    objects = Build(one.root, (component,) if component else (), MERGED).objects(tmp_path)
+    assert sayings.configuration(objects) == parse(text)
+
+
+def test_own_groups_and_what_is_printed_for_them_are_whole(tmp_path: Path) -> None:
+    """The overlay that docs/configuration.md shows, with the accelerator of an import besides."""
+    samples = REPOSITORY / "samples" / "power-device-plugin"
+    for number, chosen in enumerate([(OWN_GROUPS,), (DROP_IN, OWN_GROUPS), (OWN_GROUPS, "monitoring")]):
+        folder = tmp_path / str(number)
+        (folder / "groups").mkdir(parents=True)
+        shutil.copy(samples / "config.yaml", folder)
+        shutil.copy(samples / "classes.yaml", folder / "groups" / "groups.yaml")
+        (folder / "groups" / "kustomization.yaml").write_text(
+            "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nresources: [groups.yaml]\n"
+        )
+        behind = os.path.relpath(folder / "groups", KUSTOMIZE / "components")
+        objects = Build("base", (*chosen, behind), MERGED).objects(folder)
+        sayings.whole(objects)
+        assert len([made for made in objects if made["kind"] == "DeviceClass"]) == 2
+
+
 def test_an_overlay_of_ones_own_as_the_base_describes_it(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(
-        "apiVersion: device-bridge.io/v1alpha1\nkind: BridgeConfig\nmode: device-plugin\n"
-        "groups: [{name: acc, kind: device-node, options: {include: [/dev/own*]}}]\n"
-        'daemon: {metricsAddress: "[::]:9464"}\n'
-    )
+    (tmp_path / "config.yaml").write_text(OWN)
     own = Build(
         "base",
         ("monitoring",),
-        "configMapGenerator:\n"
-        "- {name: device-bridge, namespace: device-bridge, behavior: merge, files: [config.yaml]}\n"
-        "images: [{name: device-bridge, newName: images.example/device-bridge, newTag: '1.2.3'}]\n",
+        MERGED + "images: [{name: device-bridge, newName: images.example/device-bridge, newTag: '1.2.3'}]\n",
     )
     objects = own.objects(tmp_path)
     sayings.whole(objects)
@@ -50,10 +94,11 @@ def test_an_overlay_of_ones_own_as_the_base_describes_it(tmp_path: Path) -> None
 
 def test_a_change_of_the_configuration_rolls_the_daemons(tmp_path: Path) -> None:
     names = set()
-    for number, chosen in enumerate([(), ("sandboxed-devices",)]):
+    for number, own in enumerate(["", MERGED]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        pod = only(Build("base", chosen).objects(folder), "DaemonSet")["spec"]["template"]["spec"]
+        (folder / "config.yaml").write_text(OWN)
+        pod = only(Build("base", (), own).objects(folder), "DaemonSet")["spec"]["template"]["spec"]
         names |= {v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v}
     assert len(names) == 2
 
@@ -67,6 +112,10 @@ def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: P
         Build("overlays/openshift", ("extended-resource-names",)),
         Build("overlays/openshift", (DROP_IN, "extended-resource-names")),
         Build("overlays/openshift-4.19", (DROP_IN,)),
+        # In the other order a name is missing, never wrong; an older class has none.
+        Build("base", ("extended-resource-names", DROP_IN)),
+        Build("base", ("deviceclasses-v1beta1", "extended-resource-names")),
+        Build("base", ("extended-resource-names", "deviceclasses-v1beta1")),
     ):
         folder = tmp_path / str(one)
         folder.mkdir()
@@ -82,4 +131,7 @@ def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: P
             "power-dev-plugin/dev",
         ),
         "openshift-4.19+power-device-plugin": ("resource.k8s.io/v1beta1", None),
+        "base+extended-resource-names+power-device-plugin": ("resource.k8s.io/v1", None),
+        "base+deviceclasses-v1beta1+extended-resource-names": ("resource.k8s.io/v1beta1", None),
+        "base+extended-resource-names+deviceclasses-v1beta1": ("resource.k8s.io/v1beta1", None),
     }

@@ -17,7 +17,17 @@ from bridge.config import parse
 from bridge.config_import import Options, power_device_plugin
 from bridge.daemon.metrics import Metrics
 from tests.manifests import sayings
-from tests.manifests.builds import ADDS_ALONE, DROP_IN, KUSTOMIZE, Object, components, only, read
+from tests.manifests.builds import (
+    ADDS_ALONE,
+    CONFIGURED,
+    DROP_IN,
+    KUSTOMIZE,
+    OWN_GROUPS,
+    Object,
+    components,
+    only,
+    read,
+)
 
 BASE = KUSTOMIZE / "base"
 MONITORING = KUSTOMIZE / "components" / "monitoring"
@@ -91,13 +101,22 @@ def test_sandboxed_devices_are_devices_of_their_own() -> None:
     minors = re.findall(r'"acc\d": (\d+)', script)
     assert len(minors) == len(set(minors)) == 4
     made_in = pod["volumes"][0]["hostPath"]["path"]
-    config = yaml.safe_load((KUSTOMIZE / "components" / "sandboxed-devices" / "config.yaml").read_text())
-    assert config["groups"][0]["options"]["include"] == [f"{made_in}/acc*"]
+    for name in ("base", "overlays/microk8s"):
+        config = yaml.safe_load((KUSTOMIZE / name / "config.yaml").read_text())
+        assert f"{made_in}/acc*" in config["groups"][0]["options"]["include"]
+
+
+def test_no_component_has_a_configuration() -> None:
+    """It would win over the one of the overlay that lists it, and nobody would be told."""
+    for name in components():
+        (kustomization,) = read(KUSTOMIZE / "components" / name / "kustomization.yaml")
+        generated = {one["name"] for one in kustomization.get("configMapGenerator", [])}
+        assert "device-bridge" not in generated
 
 
 def test_there_are_the_components_that_are_promised() -> None:
     wanted = {"monitoring", "extended-resource-names", "sandboxed-devices", "nfd", "deviceclasses-v1beta1"}
-    assert set(components()) == wanted | {DROP_IN, ADDS_ALONE}
+    assert set(components()) == wanted | {DROP_IN, ADDS_ALONE, OWN_GROUPS}
 
 
 def test_operators_may_do_what_the_command_line_does_and_no_more() -> None:
@@ -133,7 +152,9 @@ def test_the_drop_in_is_what_an_import_makes_of_its_manifests() -> None:
         "spec": {"template": {"spec": {"affinity": affinity, "containers": []}}},
     }
     made = power_device_plugin(json.dumps(plugin), "its manifests", Options())
-    assert parse((component / "config.yaml").read_text()) == parse(yaml.safe_dump(dict(made.config)))
+    assert parse((KUSTOMIZE / CONFIGURED / "config.yaml").read_text()) == parse(
+        yaml.safe_dump(dict(made.config))
+    )
     (patch,) = read(component / "daemonset.yaml")
     assert patch["spec"]["template"]["spec"]["affinity"] == affinity
 
