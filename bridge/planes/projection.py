@@ -89,17 +89,24 @@ def device_plugin_view(
     pods that once had it (kubelet-contract A.3). An ID that this plane holds stays healthy while its device
     physically is, for allocatable counts healthy devices in use too; so for a name that DRA takes over it does not
     (design 2, modes). `memory`: of the view before.
+
+    NUMA nodes are told only while all that is listed is this plane's. A kubelet whose topology manager has a policy
+    filters by them before it asks for a preference, so that it may see mirrored IDs alone; and it asks for room on some
+    NUMA node for pods too that DRA serves under the name, those that run and are admitted again included: without any
+    room it fails them for good. Where no ID has a NUMA node, it has no preference (topology_hints.go of 1.37.1).
     """
     memory = memory or Memory()
     held: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for hold in account.of_group(Plane.DEVICE_PLUGIN, roster.group.name):
         held[hold.device] += (hold.share,)
+    offered = roster.device_plugin_offered
     theirs, leaving = _by_name(roster, account) if roster.offering.mirrors else (Counter[str](),) * 2
     view: list[IdOffer] = []
     for device in roster.devices:
         mine, mirrored = held.get(device.name, ()), (theirs[device.name], leaving[device.name])
-        make = partial(_ids, roster, account, device, mine, mirrored)
-        view += memory.of(roster, device, (mine, mirrored, *_state(account, device)), make)
+        numa = device.numa_node if offered and not theirs else None
+        make = partial(_ids, roster, account, device, mine, mirrored, numa)
+        view += memory.of(roster, device, (mine, mirrored, numa, *_state(account, device)), make)
     return tuple(view)
 
 
@@ -122,7 +129,12 @@ def _by_name(roster: Roster, account: Account) -> tuple[Counter[str], Counter[st
 
 
 def _ids(
-    roster: Roster, account: Account, device: Device, held: tuple[str, ...], mirrored: tuple[int, int]
+    roster: Roster,
+    account: Account,
+    device: Device,
+    held: tuple[str, ...],
+    mirrored: tuple[int, int],
+    numa_node: int | None,
 ) -> tuple[IdOffer, ...]:
     """The IDs of one device, of which this plane holds some, and of which so many are DRA's under our name, and so many
     of these are being released."""
@@ -137,7 +149,7 @@ def _ids(
     theirs, leaving = mirrored
     mirror, soon = frozenset(rest[:theirs]), frozenset(rest[:leaving])
     return tuple(
-        IdOffer(share, share in healthy or share in mirror, device.numa_node, share in mirror, share in soon)
+        IdOffer(share, share in healthy or share in mirror, numa_node, share in mirror, share in soon)
         for share in listed
     )
 

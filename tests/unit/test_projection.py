@@ -28,7 +28,15 @@ from bridge.ledger.holds import PreparedClaim as Remembered
 from bridge.planes.cdi import static_edits
 from bridge.planes.claims import Stored, encode
 from bridge.planes.modes import Offering
-from bridge.planes.projection import Memory, device_plugin_view, dra_view, free_units, order_of, preferred
+from bridge.planes.projection import (
+    IdOffer,
+    Memory,
+    device_plugin_view,
+    dra_view,
+    free_units,
+    order_of,
+    preferred,
+)
 from bridge.planes.roster import Roster, Unavailable
 from bridge.planes.slices import slice_device
 from dra_v1.driver import PreparedClaim, PreparedDevice
@@ -147,6 +155,36 @@ def test_what_dra_served_under_the_name_counts_until_it_is_free_and_not_only_unt
         "acc0": (True, True),
         "acc1": (False, False),
     }
+
+
+def test_numa_nodes_are_told_only_where_all_that_is_listed_is_the_device_plugins() -> None:
+    """Else a kubelet with a topology policy fails pods for good, DRA's among them, or chooses what DRA has."""
+    devices = [device(f"acc{number}", numa_node=number) for number in range(3)]
+    found, back = inventory(*devices), Offering(True, True, True, mirrors=True)
+
+    def numa(offering: Offering, holds: Account) -> list[int | None]:
+        view = roster(group(), found, holds, offering=offering)
+        return [offer.numa_node for offer in device_plugin_view(view, holds)]
+
+    ours = account([hold(1, DP, devices[0])])
+    assert numa(back, ours) == [0, 1, 2]
+    assert numa(Offering(False, True, True, hides_held=True), ours) == [None] * 3, (
+        "on the way to dra, or there"
+    )
+    by_claim = account([hold(1, DP, devices[0]), hold(2, DRA, devices[1])])
+    assert numa(back, by_claim) == [0, 1, 2]
+    for phase in ("prepared", "releasing"):
+        named = replace(hold(2, DRA, devices[1], phase=phase), by_name=True)
+        assert numa(back, account([hold(1, DP, devices[0]), named])) == [None] * 3, phase
+
+
+def test_what_is_remembered_of_a_view_forgets_numa_nodes_with_the_first_that_dra_has_under_the_name() -> None:
+    devices = [device(f"acc{number}", numa_node=number) for number in range(2)]
+    holds, memory = account([]), Memory[tuple[IdOffer, ...]]()
+    view = roster(group(), inventory(*devices), holds, offering=Offering(True, True, True, mirrors=True))
+    assert [o.numa_node for o in device_plugin_view(view, holds, memory)] == [0, 1]
+    holds.apply(PutHold(replace(hold(1, DRA, devices[0]), by_name=True)))
+    assert [o.numa_node for o in device_plugin_view(view, holds, memory)] == [None, None]
 
 
 def test_shares_that_dra_serves_under_the_name_count_as_so_many_ids() -> None:
