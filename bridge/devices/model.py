@@ -155,6 +155,9 @@ class Problem:
     subject: str
     message: str
 
+    def __str__(self) -> str:
+        return self.message if self.subject in self.message else f"{self.subject}: {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class Inventory:

@@ -34,6 +34,10 @@ class Missing(Unusable):
     """Nothing is there."""
 
 
+class NoNode(Unusable):
+    """Something is there that is no device node, such as a directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A device node, or a regular file that stands for one in a generated tree.
@@ -60,7 +64,8 @@ def read_node(path: str, roots: Roots) -> Node:
 
     Raises:
         Missing: nothing does (a dangling link included).
-        Unusable: something that is no device node, or a link that leads out of `/dev`.
+        NoNode: something that is no device node.
+        Unusable: a link that leads out of `/dev`, or what cannot be read.
     """
     try:
         canonical = roots.resolve(path)
@@ -79,7 +84,7 @@ def read_node(path: str, roots: Roots) -> Node:
         )
     if kind == stat.S_IFREG and roots.generated:
         return Node(canonical)
-    raise Unusable(f"{path} is {_OTHER_TYPES.get(kind, 'something else')}, not a device node")
+    raise NoNode(f"{path} is {_OTHER_TYPES.get(kind, 'something else')}, not a device node")
 
 
 def numa_node(node: Node, roots: Roots) -> int | None:

@@ -124,10 +124,12 @@ def test_a_link_that_leads_nowhere_usable_is_a_problem(tree: Tree, target: str, 
     assert said in found.problems[0].message
 
 
-def test_directories_and_fifos_are_problems(tree: Tree) -> None:
+def test_directories_and_fifos_are_problems_where_they_are_named(tree: Tree) -> None:
     tree.at("/dev/adir").mkdir()
     os.mkfifo(tree.at("/dev/afifo"))
-    found = discover(KIND, {"include": ["/dev/a*"]}, tree.roots)
+    by_wildcard = discover(KIND, {"include": ["/dev/a*"]}, tree.roots)
+    assert (by_wildcard.devices, by_wildcard.problems) == ((), ()), "it asks for the nodes among them"
+    found = discover(KIND, {"include": ["/dev/adir", "/dev/afifo", "/dev/a*"]}, tree.roots)
     assert found.devices == ()
     assert [problem.message for problem in found.problems] == [
         "/dev/adir is a directory, not a device node; it is left out",
@@ -138,9 +140,10 @@ def test_directories_and_fifos_are_problems(tree: Tree) -> None:
 def test_a_regular_file_in_the_real_dev_is_no_device(tmp_path: Path) -> None:
     tree = Tree(tmp_path, mounted=True)
     tree.file("/dev/acc0")
-    found = discover(KIND, {"include": ["/dev/acc*"]}, tree.roots)
+    found = discover(KIND, {"include": ["/dev/acc0"]}, tree.roots)
     assert found.devices == ()
     assert "regular file" in found.problems[0].message
+    assert discover(KIND, {"include": ["/dev/acc*"]}, tree.roots).devices == ()
 
 
 def test_a_pattern_that_matches_nothing_is_no_problem(tree: Tree) -> None:

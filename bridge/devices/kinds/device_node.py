@@ -27,6 +27,7 @@ from bridge.devices.model import (
 from bridge.devices.nodes import (
     Missing,
     Node,
+    NoNode,
     Unusable,
     directories_of,
     expand,
@@ -175,6 +176,8 @@ class _Search:
             try:
                 node = read_node(path, self.roots)
             except Unusable as error:
+                if isinstance(error, NoNode) and path not in self.options.include:
+                    continue  # a wildcard asks for the nodes among what it meets
                 if not isinstance(error, Missing) or self.roots.look(path).is_symlink():
                     self._problem(path, f"{error}; it is left out")
                 continue
