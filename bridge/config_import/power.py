@@ -273,9 +273,23 @@ def _of_fields(one: _Import) -> Iterator[Note]:
             "the bridge hears of each change at once and tells the kubelet, which the plugin never did. Only how often "
             "it looks for what it might have missed can be said, in rescanSeconds.",
         )
+    if values[of.STRATEGY] != "time" and not _understood(str(values[of.INTERVAL])):
+        yield Note(
+            of.INTERVAL,
+            f"{values[of.INTERVAL]!r} was not understood: a length of time is written like 30s or 60m. The plugin took "
+            "60m; nothing here depends on it.",
+        )
     for name, near in one.fields.unknown.items():
         hint = f"; was {near} meant?" if near else ""
         yield Note(name, f"the plugin knows no such field and passed over it: it is not taken up{hint}")
+
+
+def _understood(interval: str) -> bool:
+    try:
+        seconds(interval or "0")
+    except ValueError:
+        return False
+    return True
 
 
 def _of_limit(one: _Import) -> Iterator[Note]:

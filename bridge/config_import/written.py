@@ -29,7 +29,7 @@ def written(one: Imported, source: str) -> str:
 
 
 def _head(source: str, notes: Sequence[Note]) -> Iterator[str]:
-    yield f"# From {source} of power-device-plugin. What is otherwise here, by its fields:"
+    yield f"# From {source} of power-device-plugin. What differs, field by field:"
     for note in notes:
         yield from textwrap.wrap(
             str(note),

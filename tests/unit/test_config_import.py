@@ -221,6 +221,12 @@ def test_how_often_it_looks(strategy: str, interval: str, rescan: float) -> None
     assert "at once" in notes(fields)["discovery-strategy, scan-interval"]
 
 
+def test_an_interval_that_nobody_understands_is_said_to_be_one() -> None:
+    assert "'soon' was not understood" in notes({"scan-interval": "soon"})["scan-interval"]
+    assert "scan-interval" not in notes({"scan-interval": "60m"})
+    assert "scan-interval" not in notes({"discovery-strategy": "default"})
+
+
 def test_names_of_fields_in_any_case_and_null() -> None:
     fields = {"Include-Devices": ["/dev/dm-0"], "EXCLUDE-DEVICES": None, "Upper-Limit": 3}
     assert disks(fields).include == ("/dev/dm-0",) and disks(fields).replicas == 3
@@ -436,7 +442,7 @@ def test_the_command_prints_a_configuration_with_notes(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert parse(shown.stdout).groups[0].name == "disk"
     lines = shown.stdout.splitlines()
-    assert lines[0] == f"# From {file} of power-device-plugin. What is otherwise here, by its fields:"
+    assert lines[0] == f"# From {file} of power-device-plugin. What differs, field by field:"
     assert all(len(line) <= 118 for line in lines[1:])
     assert [line for line in lines if line.startswith("# - exclude-devices: always counts")]
 
