@@ -98,7 +98,7 @@ def in_cluster(folder: Path = SERVICE_ACCOUNT, env: Mapping[str, str] = os.envir
     ca, token = folder / "ca.crt", folder / "token"
     if not host or not token.exists():
         raise KubeConfigError(
-            f"not in a pod with a ServiceAccount: KUBERNETES_SERVICE_HOST is {host or 'not set'!r} and "
+            f"not in a pod with a ServiceAccount: KUBERNETES_SERVICE_HOST is {repr(host) if host else 'not set'} and "
             f"{token} {'exists' if token.exists() else 'does not exist'}; name a kubeconfig file, or set "
             "automountServiceAccountToken"
         )

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,7 @@ class NodeDriver:
     """Answers with entries of one CDI file that was written at start, so it has nothing to remember."""
 
     def __init__(self, kind: str, nodes: Sequence[Path], cdi_dir: Path) -> None:
-        self.kind = kind
-        self.names = [path.name.lower().replace("_", "-") for path in nodes]
+        self.kind, self.names = kind, [path.name.lower().replace("_", "-") for path in nodes]
         edits = [{"deviceNodes": [{"path": str(path)}]} for path in nodes]
         named = [{"name": n, "containerEdits": e} for n, e in zip(self.names, edits, strict=True)]
         cdi_dir.mkdir(parents=True, exist_ok=True)
@@ -46,14 +44,16 @@ async def main() -> None:
     args.add_argument("--kubelet-root", type=Path, default=Path("/var/lib/kubelet"))
     args.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"))
     o = args.parse_args()
+    kube = KubeApi.from_kubeconfig(o.kubeconfig) if o.kubeconfig else KubeApi.in_cluster()
     driver = NodeDriver(o.driver_name + "/node", sorted(Path("/").glob(o.glob.lstrip("/"))), o.cdi_dir)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
-    kube = KubeApi.from_kubeconfig(o.kubeconfig) if o.kubeconfig else KubeApi.in_cluster()
     places = {"driver_name": o.driver_name, "node_name": o.node_name, "kubelet_root": o.kubelet_root}
     async with kube, DraPlugin(**places, driver=driver, kube=kube) as plugin:
         await plugin.publish([SliceDevice(name) for name in driver.names])
         await asyncio.Event().wait()
 
 
-with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+try:
     asyncio.run(main())
+except (asyncio.CancelledError, KeyboardInterrupt, ValueError) as end:  # a kubeconfig or name is wrong
+    raise SystemExit(str(end) or 0) from None
