@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-venv: $(VENV)/.installed
+venv: $(VENV)/.installed ## the virtual environment, made where it is missing
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-virtualenv --constraint requirements.lock --editable '.[dev]'

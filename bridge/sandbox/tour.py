@@ -30,7 +30,7 @@ Step = tuple[str, Callable[["Tour"], Awaitable[str]]]
 async def tour(*, keep: bool = False) -> int:
     """Tell the story; 0 if all of it happened, else 1."""
     logging.getLogger().setLevel(logging.CRITICAL)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)  # a pipe has no width
     async with Sandbox() as sandbox:
         groups: list[dict[str, object]] = [
             {"name": GROUP, "kind": "device-node", "options": {"include": ["/dev/crypto/acc*"]}}
