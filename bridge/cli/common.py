@@ -53,21 +53,29 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def load_config(path: Path) -> Config:
-    """The configuration; every error is printed, then exit 2."""
+def load_config(path: Path, otherwise: str = "") -> Config:
+    """The configuration; every error is printed, then exit 2. `otherwise`: what else can be done without a file."""
     from bridge.config import ConfigErrors, load
 
     try:
         return load(path)
     except ConfigErrors as errors:
-        typer.echo(f"bridge: {errors}", err=True)
+        hint = f"; {otherwise}" if otherwise and not path.exists() else ""
+        typer.echo(f"bridge: {errors}{hint}", err=True)
         raise typer.Exit(2) from None
 
 
+OR_A_NODE = "give one with --config, or ask a node of the cluster with --node"
+"""On a workstation there is no configuration, and nothing to look at."""
+
+
 def roots(dev: Path, sys: Path) -> Roots:
-    """The trees to look in; a `/dev` elsewhere is a generated one."""
+    """The trees to look in; a `/dev` elsewhere is a generated one. One that is not there ends it with exit code 2."""
     from bridge.platform.roots import Roots
 
+    for option, folder in (("--dev-root", dev), ("--sys-root", sys)):
+        if not folder.is_dir():
+            fail(f"{option} {folder}: there is no such folder", 2)
     return Roots(dev, sys, "/dev" if dev == Path("/dev") else str(dev.absolute()))
 
 
@@ -117,7 +125,7 @@ def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
     if isinstance(value, Mapping):
-        return " ".join(f"{key}={item}" for key, item in value.items())
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "-"
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or "-"
     return str(value)

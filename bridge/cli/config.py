@@ -12,10 +12,10 @@ import typer
 
 from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_config
 from bridge.cli.fleet.options import Wanted
-from bridge.cli.problems import Problem
+from bridge.cli.problems import Commands, Problem
 from bridge.convert.versions import ApiVersion
 
-app = typer.Typer(help="Check, show and describe the configuration.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="Check, show and describe the configuration.", no_args_is_help=True)
 
 
 class Form(enum.StrEnum):
@@ -26,27 +26,33 @@ class Form(enum.StrEnum):
 
 
 @app.command()
-def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(help="The file; else that of --config.", show_default=False)
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
     """Say whether a configuration is valid; every error with its field, and exit 2, if it is not.
 
-    Example: bridge config check --config config.yaml
+    Example: bridge config check config.yaml
     """
-    loaded = load_config(config)
+    path = file or config
+    loaded = load_config(path)
     names = ", ".join(group.name for group in loaded.groups)
-    typer.echo(f"{config}: valid, {len(loaded.groups)} group(s): {names}")
+    typer.echo(f"{path}: valid, {len(loaded.groups)} group(s): {names}")
 
 
 @app.command()
 def show(
     config: ConfigOption = DEFAULT_CONFIG,
-    output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
+    output: Annotated[Form, typer.Option("--output", "-o", help="yaml or json.")] = Form.YAML,
 ) -> None:
     """Print the effective configuration, every default filled in.
 
     Example: bridge config show --config config.yaml
     """
     effective = load_config(config).dump()
-    if output == "json":
+    if output is Form.JSON:
         typer.echo(json.dumps(effective, indent=2))
         return
     import yaml

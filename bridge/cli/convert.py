@@ -7,7 +7,8 @@ import enum
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_config
 from bridge.convert.versions import ApiVersion
 
 if TYPE_CHECKING:
+    from bridge.config import Group
     from bridge.convert.model import File, Result, Target
 
 STDIN = Path("-")
@@ -32,7 +34,7 @@ class Plane(enum.StrEnum):
 
 def convert(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files.", show_default=False)
+        list[Path] | None, typer.Argument(metavar="FILE", help="More files.", show_default=False)
     ] = None,
     filename: Annotated[
         list[Path] | None,
@@ -82,7 +84,8 @@ def convert(
 
     named = [*(filename or ()), *(files or ())]
     _check(named, diff, write)
-    options = Options(_targets(config, classes or ()), api_version, not shares_as_devices)
+    groups = load_config(config).groups if config != DEFAULT_CONFIG or config.exists() else ()
+    options = Options(_targets(groups, classes or ()), api_version, not shares_as_devices)
     read, unreadable = _read(named, recursive)
     run = to_claims if to is Plane.DRA else to_resources
     results = run(read, options)
@@ -92,6 +95,10 @@ def convert(
         unreadable += _write(results)
     else:
         _print(results)
+    if (diff or write) and all(result.text == result.file.text for result in results):
+        typer.echo(f"bridge: nothing to convert in {len(results)} file(s)", err=True)
+    if to is Plane.DRA:
+        _warn(groups, options.targets, results)
     for message in [*unreadable, *(f"{r.file.name}: {problem}" for r in results for problem in r.problems)]:
         typer.echo(f"bridge: {message}", err=True)
     if unreadable or not all(result.usable for result in results):
@@ -109,21 +116,34 @@ def _check(named: Sequence[Path], diff: bool, write: bool) -> None:
         fail("standard input cannot be written to: leave --write out, the result is printed", 2)
 
 
-def _targets(config: Path, classes: Sequence[str]) -> dict[str, Target]:
+def _warn(groups: Sequence[Group], targets: Mapping[str, Target], results: Sequence[Result]) -> None:
+    """Of claims for what the nodes do not offer through DRA, as far as their configuration says."""
+    for group in groups:
+        made = f"deviceClassName: {targets[group.resource_name].device_class}\n"
+        more = any(result.text.count(made) > result.file.text.count(made) for result in results)
+        if more and group.mode.value == "device-plugin":
+            typer.echo(
+                f"bridge: group {group.name} is in mode device-plugin, which offers nothing through DRA: pods with "
+                f"claims of {targets[group.resource_name].device_class} stay pending until it is in dual or dra "
+                "(`bridge mode set`)",
+                err=True,
+            )
+
+
+def _targets(groups: Sequence[Group], classes: Sequence[str]) -> dict[str, Target]:
     """What each extended resource becomes: as the configuration has it, then as the command line says."""
     from bridge.convert.model import Target
     from bridge.devices.kinds import KINDS
 
     targets: dict[str, Target] = {}
-    if config != DEFAULT_CONFIG or config.exists():
-        for group in load_config(config).groups:
-            targets[group.resource_name] = Target(group.driver_name, KINDS[group.kind].claim_unit, group.name)
+    for group in groups:
+        targets[group.resource_name] = Target(group.driver_name, KINDS[group.kind].claim_unit, group.name)
     for written in classes:
         name, equals, device_class = written.partition("=")
         if not (equals and device_class and "/" in name):
             fail(f"--class is NAME=CLASS, like vendor.com/thing=thing, not {written!r}", 2)
-        unit = targets[name].unit if name in targets else ""
-        targets[name] = Target(device_class, unit)
+        known = targets.get(name, Target(device_class, word=name.rpartition("/")[2]))
+        targets[name] = replace(known, device_class=device_class)
     if not targets:
         fail(
             "no extended resource is known: give the bridge's configuration with --config, or --class NAME=CLASS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +20,9 @@ from bridge.cli.common import (
     Output,
     OutputOption,
     SysRootOption,
+    dump,
     load_config,
     roots,
-    show,
 )
 from bridge.cli.finding import Finding
 
@@ -70,20 +71,44 @@ def doctor(
     """Look at every prerequisite on this node, each with a verdict and how to mend it. Changes nothing.
 
     The daemon, its ledger and sources of evidence, the devices and their labels, the folders, the runtime's CDI, the
-    API server, the DeviceClasses, and the rights.
+    API server, the DeviceClasses, and the rights. Where no configuration is named and there is none at its place,
+    what needs none is looked at.
 
-    Exit 0: all is well, perhaps with notes; 1: something is not; 2: the configuration is wrong.
+    Exit 0: all is well, perhaps with notes; 1: something is not; 2: the configuration is wrong, or not where it was
+    said to be.
 
     Example: bridge doctor --config config.yaml
     """
     import asyncio  # a third of the start time of every command, if it were above
 
-    findings = asyncio.run(examine(load_config(config), kubeconfig, roots(dev_root, sys_root)))
-    rows = [{**asdict(one), "verdict": one.verdict} for one in findings]
-    columns = {"verdict": "VERDICT", "check": "CHECK", "found": "FOUND", "mend": "MEND"}
-    show(output, columns, rows, "nothing was looked at", wrap=("check", "found", "mend"))
+    trees, findings = roots(dev_root, sys_root), []
+    if config == DEFAULT_CONFIG and not config.exists():
+        loaded = _defaults()
+        findings.append(_unconfigured(config))
+    else:
+        loaded = load_config(config)
+    findings += asyncio.run(examine(loaded, kubeconfig, trees))
+    if output is Output.TABLE:
+        width = max(40, min(shutil.get_terminal_size((100, 24)).columns, 120))
+        for one in findings:
+            typer.echo("\n".join(one.lines(width)))
+    else:
+        dump(output, [{**asdict(one), "verdict": one.verdict} for one in findings])
     if not all(one.ok for one in findings):
         raise typer.Exit(1)
+
+
+def _defaults() -> Config:
+    """No group, and of everything else the default."""
+    from bridge.config import Config, Mode
+    from bridge.config.model import Daemon
+
+    return Config(Mode.DUAL, (), Daemon())
+
+
+def _unconfigured(path: Path) -> Finding:
+    found = f"{path} does not exist; what follows is looked for where it is by default, and no group's devices are"
+    return Finding("configuration", False, found, "give one with --config, or run this in the daemon's pod")
 
 
 async def examine(config: Config, kubeconfig: Path | None, trees: Roots) -> list[Finding]:
@@ -92,7 +117,7 @@ async def examine(config: Config, kubeconfig: Path | None, trees: Roots) -> list
 
     from bridge.cli.prerequisites import devices
 
-    found = [_ledger(config)]
+    found = [*_kubelet(config), _ledger(config)]
     try:
         health: dict[str, Any] = ask(config.daemon.state_dir, "health")
     except NoDaemon as error:
@@ -110,13 +135,23 @@ async def examine(config: Config, kubeconfig: Path | None, trees: Roots) -> list
     return [*found, *await _rights(config, kubeconfig)]
 
 
+def _kubelet(config: Config) -> Iterator[Finding]:
+    root = config.daemon.kubelet_root
+    if not root.is_dir():
+        mend = "run this on a node, in the daemon's pod; or let daemon.kubeletRoot name the kubelet's folder"
+        yield Finding("kubelet", False, f"no kubelet on this machine: there is no folder {root}", mend)
+
+
 def _ledger(config: Config) -> Finding:
-    from bridge.ledger.store import LedgerError, examine
+    from bridge.cli.ledger import mend
+    from bridge.ledger.store import LedgerError, LedgerFromTheFuture, examine
 
     try:
         found = examine(config.daemon.state_dir)
+    except LedgerFromTheFuture as error:
+        return Finding("ledger", False, str(error))
     except LedgerError as error:
-        return Finding("ledger", False, str(error), "see `bridge ledger check`")
+        return Finding("ledger", False, str(error), mend(config.daemon.state_dir))
     return Finding(
         "ledger", True, f"{found.holds} holds, {found.quarantines} quarantines, schema {found.schema}"
     )
@@ -166,10 +201,14 @@ async def _sources(config: Config) -> list[Finding]:
         "checkpoint": noted.reason if isinstance(noted, checkpoint.Damaged) else "",
         "runtime": version.reason if isinstance(version, Unavailable) else "",
     }
-    return [
-        Finding(f"evidence: {name}", not wrong, wrong or "answers", _MEND[name] if wrong else "")
+    found = {
+        name: Finding(f"evidence: {name}", not wrong, wrong or "answers", _MEND[name] if wrong else "")
         for name, wrong in said.items()
-    ]
+    }
+    if isinstance(noted, checkpoint.Missing):
+        mend = "nothing to do where the kubelet has never given a device of a device plugin to a pod"
+        found["checkpoint"] = Finding("evidence: checkpoint", True, f"there is no {noted.path}", mend)
+    return list(found.values())
 
 
 async def _cdi(config: Config) -> Finding:
@@ -197,15 +236,25 @@ def _folders(config: Config) -> Iterator[Finding]:
     daemon = config.daemon
     cdi = "make it, and mount it where the container runtime reads it (containerd: cdi_spec_dirs)"
     kubelet = "mount the kubelet's folder; is daemon.kubeletRoot right?"
+    kubelet_there = daemon.kubelet_root.is_dir()
     for what, folder, mend in (
         ("CDI folder", daemon.cdi.static_dir, cdi),
         ("CDI folder for claims", daemon.cdi.dynamic_dir, cdi),
         ("state folder", daemon.state_dir, "make it writable; it has to outlast the daemon's pod"),
-        ("kubelet: plugin registry", daemon.kubelet_root / "plugins_registry", kubelet),
-        ("kubelet: device plugins", daemon.kubelet_root / "device-plugins", kubelet),
     ):
+        if not kubelet_there and folder.is_relative_to(daemon.kubelet_root):
+            continue
         wrong = _unwritable(folder)
-        yield Finding(what, not wrong, wrong or f"{folder} can be written", mend if wrong else "")
+        can = f"{folder} can be {'written' if folder.exists() else 'made'}"
+        yield Finding(what, not wrong, wrong or can, mend if wrong else "")
+    if not kubelet_there:
+        return
+    for what, folder in (
+        ("kubelet: plugin registry", daemon.kubelet_root / "plugins_registry"),
+        ("kubelet: device plugins", daemon.kubelet_root / "device-plugins"),
+    ):
+        wrong = _unwritable(folder) if folder.exists() else f"there is no {folder}, which the kubelet makes"
+        yield Finding(what, not wrong, wrong or f"{folder} can be written", kubelet if wrong else "")
     if any(group.registration.value == "legacy" for group in config.groups):
         path = daemon.kubelet_root / "device-plugins" / "kubelet.sock"
         there = path.is_socket()

@@ -10,6 +10,7 @@ import typer
 from bridge.cli.client import NoDaemon, ask, scanned, tell_alone
 from bridge.cli.common import (
     DEFAULT_CONFIG,
+    OR_A_NODE,
     ConfigOption,
     DevRootOption,
     Output,
@@ -67,7 +68,7 @@ def holds(
     from bridge.ledger.store import LedgerError, read_account
     from bridge.planes.explain import rows
 
-    loaded = load_config(config)
+    loaded = load_config(config, OR_A_NODE)
     try:
         found = ask(loaded.daemon.state_dir, "holds")
     except NoDaemon as error:
@@ -103,7 +104,7 @@ def explain(
         return
     from bridge.ledger.store import LedgerError
 
-    loaded = load_config(config)
+    loaded = load_config(config, OR_A_NODE)
     try:
         found = ask(loaded.daemon.state_dir, "explain", device=device)
     except NoDaemon as error:

@@ -8,8 +8,9 @@ from pathlib import Path
 import typer
 
 from bridge.cli.common import DEFAULT_CONFIG, ConfigOption, Output, OutputOption, dump, fail, load_config
+from bridge.cli.problems import Commands
 
-app = typer.Typer(help="Check and export the ledger.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="Check and export the ledger.", no_args_is_help=True)
 
 
 @app.command()
@@ -29,7 +30,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.T
     except LedgerFromTheFuture as error:
         fail(str(error))
     except LedgerError as error:
-        fail(f"{error}{_what_to_do(folder)}")
+        fail(f"{error}; {mend(folder)}")
     if output is not Output.TABLE:
         dump(output, asdict(found))
         return
@@ -41,11 +42,14 @@ def check(config: ConfigOption = DEFAULT_CONFIG, output: OutputOption = Output.T
         typer.echo(f"note: an earlier, damaged one is kept as {aside}", err=True)
 
 
-def _what_to_do(folder: Path) -> str:
+def mend(folder: Path) -> str:
+    """What to do about a ledger that cannot be used."""
     if not (folder / "ledger.db").exists():
-        return ""
+        return (
+            "start the daemon, which makes one; or let daemon.stateDir name the folder of the one that runs"
+        )
     return (
-        f"; keep a copy of {folder}. A daemon that starts on it sets it aside and quarantines everything: drain the "
+        f"keep a copy of {folder}. A daemon that starts on it sets it aside and quarantines everything: drain the "
         f"node, start it, then start it once with --accept-empty-ledger"
     )
 

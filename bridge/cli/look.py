@@ -10,6 +10,7 @@ import typer
 
 from bridge.cli.common import (
     DEFAULT_CONFIG,
+    OR_A_NODE,
     ConfigOption,
     DevRootOption,
     Output,
@@ -48,11 +49,14 @@ def discover(
 ) -> None:
     """Scan once and print every device that the configuration finds.
 
+    Exit 0: printed, also that there is none; 2: the configuration is wrong, or a folder to look in is not there.
+
     Example: bridge discover --config config.yaml -o json
     """
     from bridge.devices.scanner import scan
 
-    inventory = scan(load_config(config).groups, roots(dev_root, sys_root))
+    trees = roots(dev_root, sys_root)
+    inventory = scan(load_config(config).groups, trees)
     rows = [
         {
             "group": device.group,
@@ -75,7 +79,7 @@ def discover(
         "shares": "SHARES",
         "nodes": "NODES",
     }
-    show(output, columns, rows, "no device found; `bridge config show` tells where was looked")
+    show(output, columns, rows, "no device found; `bridge config show` shows where it looks")
     _problems(inventory)
 
 
@@ -103,7 +107,7 @@ def devices(
     from bridge.devices.scanner import scan
     from bridge.ledger.store import LedgerError, read_account
 
-    loaded = load_config(config)
+    loaded = load_config(config, OR_A_NODE)
     try:
         account = read_account(loaded.daemon.state_dir)
     except LedgerError as error:
@@ -159,4 +163,4 @@ def _hold_row(hold: Hold, quarantine: Quarantine | None) -> dict[str, object]:
 
 def _problems(inventory: Inventory) -> None:
     for problem in inventory.problems:
-        typer.echo(f"left out: group {problem.group}: {problem.subject}: {problem.message}", err=True)
+        typer.echo(f"group {problem.group}: {problem}", err=True)

@@ -138,13 +138,11 @@ def devices(config: Config, roots: Roots, selinux: Path = SELINUX) -> Iterator[F
     for group in config.groups:
         count = len(inventory.group(group.name))
         if (problem := problems.get(group.name)) is not None:
-            found = f"{count} device(s); left out: {problem.subject}: {problem.message}"
+            found = f"{count} device(s); {problem}"
             yield Finding(f"group {group.name}", False, found, "see `bridge discover`")
         else:
             mend = (
-                ""
-                if count
-                else "is this a node with such devices? `bridge config show` tells where was looked"
+                "" if count else "is this a node with such devices? `bridge config show` shows where it looks"
             )
             yield Finding(f"group {group.name}", True, f"{count} device(s)" if count else "no device", mend)
     paths = [node.host_path for device in inventory.devices for node in device.edits.nodes]

@@ -161,7 +161,7 @@ async def test_a_group_is_switched_alone_and_a_switch_of_the_node_leaves_it(flee
     fleet.node("node-20", groups={"acc": "device-bridge.io/acc", "nx": "device-bridge.io/nx"})
     done = await fleet.bridge("mode", "set", "dra", "--group", "nx")
     assert done.exit_code == 0, done.output
-    assert "left out, no daemon that serves a group nx there: node-1, node-2, node-10" in done.stderr
+    assert "left out, no daemon there serves a group nx: node-1, node-2, node-10" in done.stderr
     assert fleet.labels("node-20") == {f"{MODE}.nx": "dra"}
     assert fleet.said("node-20")["mode"] == "mixed"
     done = await fleet.bridge("mode", "set", "device-plugin", "--node", "node-20")
@@ -228,10 +228,12 @@ async def test_a_switch_does_not_list_the_fleet_for_each_node(fleet: Fleet) -> N
     [
         (("mode", "set"), "say the mode to go to"),
         (("mode", "set", "dra", "--undo"), "say the mode to go to"),
+        (("mode", "set", "both"), "not 'both'"),
+        (("mode", "set", "dra", "nowhere"), "there is no node nowhere"),
         (("mode", "set", "dra", "--batch", "0"), "--batch is a count of nodes"),
         (("mode", "set", "dra", "--timeout", "soon"), "--timeout is a length of time"),
         (("mode", "set", "dra", "--node", "nowhere"), "there is no node nowhere"),
-        (("mode", "set", "dra", "--node", "node-1", "--group", "gpu"), "no daemon that serves a group gpu"),
+        (("mode", "set", "dra", "--node", "node-1", "--group", "gpu"), "no daemon there serves a group gpu"),
         (("mode", "set", "dra", "--node", "a", "--selector", "b"), "not by both"),
     ],
 )
@@ -241,6 +243,26 @@ async def test_what_makes_no_sense_is_said_before_anything_is_done(
     done = await fleet.bridge(*arguments)
     assert done.exit_code == 2 and said in done.stderr
     assert fleet.order == [] and "Traceback" not in done.output
+
+
+async def test_nodes_are_named_as_they_are(fleet: Fleet) -> None:
+    assert (await fleet.bridge("mode", "set", "dra", "node-2")).exit_code == 0
+    assert fleet.order == [("node-2", "dra")]
+    done = await fleet.bridge("mode", "get", "node-2", "node-1")
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert done.exit_code == 0 and [row[:3] for row in rows] == [["node-1", "-", "-"], ["node-2", "dra", "-"]]
+    assert head[-1] == "BEFORE" and rows[0][-1] == "-"
+    assert (await fleet.bridge("mode", "set", "--undo", "node-2")).exit_code == 0
+    assert fleet.order[1:] == [("node-2", None)]
+
+
+async def test_a_label_that_names_no_mode_is_seen(fleet: Fleet) -> None:
+    labels = {MODE: "both", f"{MODE}.acc": "x"}
+    fleet.registry.patch("nodes", "node-1", {"metadata": {"labels": labels}}, kind="merge")
+    done = await fleet.bridge("mode", "get", "node-1")
+    assert "both (no mode)" in done.stdout and "acc=x (no mode)" in done.stdout
+    (row,) = await fleet.json("mode", "get", "node-1")
+    assert (row["label"], row["groups"]) == ("both", {"acc": "x"})
 
 
 async def test_errors_of_the_cluster_are_lines(fleet: Fleet, tmp_path: Path) -> None:

@@ -216,6 +216,14 @@ async def test_a_cluster_without_dra_or_without_the_kind(tmp_path: Path) -> None
         assert "does not know NodeBridge" in found["groups", "blocks"]["found"]
 
 
+async def test_the_way_back_needs_nothing_of_dra(tmp_path: Path, fleet: Fleet) -> None:
+    found = await planned(fleet, "--to", "device-plugin")
+    assert [*found] == [("claims", "warning")]
+    assert "who makes them was not looked for" in found["claims", "warning"]["found"]
+    done = await fleet.bridge("plan", "--to", "device-plugin")
+    assert done.exit_code == 0 and "`bridge mode set device-plugin` can go on" in done.stdout
+
+
 async def test_what_could_not_be_told_exits_with_2(fleet: Fleet) -> None:
     done = await fleet.bridge("plan", "--node", "nowhere")
     assert done.exit_code == 2 and "there is no node nowhere" in done.stderr

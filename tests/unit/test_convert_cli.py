@@ -71,6 +71,7 @@ def test_write_replaces_what_changes_and_keeps_its_rights(tmp_path: Path) -> Non
     )
     again = convert("--write", tmp_path / "in")
     assert (again.exit_code, again.stdout) == (0, "")
+    assert again.stderr == "bridge: nothing to convert in 3 file(s)\n"
 
 
 def test_folders_in_folders_are_asked_for(tmp_path: Path) -> None:
@@ -87,7 +88,8 @@ def test_diff_shows_the_changed_lines_alone() -> None:
     assert "-            resources: {limits: {device-bridge.io/nx: 3}}" in lines
     assert "+            resources: {claims: [{name: nx}]}" in lines
     assert sum(line.startswith("-") for line in lines) == 2  # one of them the file's name
-    assert convert("--diff", "-f", AFTER).stdout == ""
+    nothing = convert("--diff", "-f", AFTER)
+    assert (nothing.stdout, nothing.stderr) == ("", "bridge: nothing to convert in 3 file(s)\n")
 
 
 def test_what_is_left_is_said_with_file_object_and_field() -> None:
@@ -100,6 +102,16 @@ def test_what_is_left_is_said_with_file_object_and_field() -> None:
 def test_a_class_by_hand_needs_no_configuration() -> None:
     shown = convert("-f", "-", "--class", "nvidia.com/gpu=gpu.nvidia.com", text=GPU, config=False)
     assert shown.exit_code == 0 and "deviceClassName: gpu.nvidia.com" in shown.stdout
+    assert "claims: [{name: gpu}]" in shown.stdout, "by what the resource is called, not by its class"
+
+
+def test_claims_for_what_is_not_offered_through_dra_are_warned_of() -> None:
+    shown = convert("-f", BEFORE / "list.yaml")
+    assert shown.exit_code == 0
+    assert shown.stderr.startswith("bridge: group serial is in mode device-plugin")
+    assert "claims of serial.device-bridge.io stay pending" in shown.stderr
+    assert convert("-f", AFTER / "list.yaml").stderr == "", "what is converted already was warned of then"
+    assert convert("-f", BEFORE / "cronjob.yaml").stderr == ""
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])

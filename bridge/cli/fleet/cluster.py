@@ -214,9 +214,9 @@ class Cluster:
         try:
             answer = json.loads(raw)
         except ValueError as error:
-            raise ClusterError(f"{self.server} answered {verb} {path} with what is no JSON") from error
+            raise ClusterError(f"{self.server} answered {verb} {path}, but not with JSON") from error
         if not isinstance(answer, dict):
-            raise ClusterError(f"{self.server} answered {verb} {path} with what is no object")
+            raise ClusterError(f"{self.server} answered {verb} {path}, but not with an object")
         return answer
 
     def _send(
@@ -349,7 +349,7 @@ def _events(cluster: Cluster, path: str, response: Any) -> Iterator[tuple[str, O
     except (HTTPError, OSError):
         return  # whoever follows a collection lists again, and hears there if the server is away
     except ValueError as error:
-        raise ClusterError(f"{cluster.server} answered the watch of {path} with what is no JSON") from error
+        raise ClusterError(f"{cluster.server} answered the watch of {path}, but not with JSON") from error
 
 
 def _message(raw: bytes) -> str:

@@ -17,6 +17,9 @@ Object = Mapping[str, Any]
 OLDEST, PLAIN_DRA = 32, 34
 """Minor releases: the oldest that the bridge is for, and the first with DRA on by default."""
 
+BACK = "device-plugin"
+"""The mode that needs nothing of DRA."""
+
 _ESSENTIAL = ("resource.k8s.io", "")
 
 
@@ -24,15 +27,16 @@ def findings(survey: Survey, to: str, group: str = "") -> list[Finding]:
     """Everything, the gravest first; the same said of several nodes is one finding."""
     groups = names.groups(survey, group)
     found = [
-        *_server(survey),
+        *_server(survey, to),
         *_fields(survey, to),
         *_groups_known(survey, group, groups),
-        *_kubelets(survey),
+        *_kubelets(survey, to),
         *_daemons(survey),
-        *_rights(survey),
+        *_rights(survey, to),
         *(finding for one in groups for finding in names.of_group(survey, one, to)),
         *_drivers(survey, groups),
         *_held(survey, to),
+        *_claims(groups, to),
     ]
     order = list(Weight)
     return sorted(_merged(found), key=lambda one: order.index(one.weight))
@@ -50,10 +54,13 @@ def _merged(found: Iterable[Finding]) -> list[Finding]:
     return [Finding(*key, tuple(dict.fromkeys(nodes))) for key, nodes in together.items()]
 
 
-def _server(survey: Survey) -> Iterator[Finding]:
+def _server(survey: Survey, to: str) -> Iterator[Finding]:
     if survey.served:
         served = ", ".join(survey.served)
         yield Finding("API server", Weight.OK, f"{survey.server}, serves resource.k8s.io {served}")
+        return
+    if to == BACK:
+        yield Finding("API server", Weight.OK, f"{survey.server}, serves no DRA, and need not")
         return
     yield Finding(
         "API server",
@@ -100,7 +107,7 @@ def _groups_known(survey: Survey, group: str, groups: Sequence[names.GroupNames]
         yield Finding("groups", Weight.BLOCKS, what, "see `bridge status`, and the daemons' logs")
 
 
-def _kubelets(survey: Survey) -> Iterator[Finding]:
+def _kubelets(survey: Survey, to: str) -> Iterator[Finding]:
     for node in survey.nodes:
         version = str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
         at = (str(node["metadata"]["name"]),)
@@ -108,7 +115,7 @@ def _kubelets(survey: Survey) -> Iterator[Finding]:
         if release is None or release < OLDEST:
             mend = f"update the node to Kubernetes 1.{OLDEST} or newer"
             yield Finding("kubelet", Weight.BLOCKS, f"version {version or 'unknown'}", mend, at)
-        elif release < PLAIN_DRA:
+        elif release < PLAIN_DRA and to != BACK:
             mend = "see that the gate DynamicResourceAllocation is on in the kubelet"
             yield Finding(
                 "kubelet", Weight.WARNING, f"version {version}: DRA is off there by default", mend, at
@@ -138,13 +145,14 @@ def _daemon(name: str, state: State | None, pods: Mapping[str, Object]) -> Findi
     return Finding("daemon", Weight.OK, "Ready", nodes=(name,))
 
 
-def _rights(survey: Survey) -> Iterator[Finding]:
+def _rights(survey: Survey, to: str) -> Iterator[Finding]:
     if isinstance(survey.lacking, Unknown):
         mend = "allow creating subjectaccessreviews, or run `bridge doctor` in a daemon's pod"
         yield Finding("rights", Weight.WARNING, f"could not be asked: {survey.lacking.why}", mend)
         return
     for group, resource, verb, what in survey.lacking:
-        weight = Weight.BLOCKS if group in _ESSENTIAL and resource != "events" else Weight.WARNING
+        essential = group in _ESSENTIAL and resource != "events" and not (group and to == BACK)
+        weight = Weight.BLOCKS if essential else Weight.WARNING
         lacks = f"the daemon may not {verb} {resource}" + (f" of {group}" if group else "")
         yield Finding("rights", weight, f"{lacks}; it {what}", "apply kustomize/base/rbac.yaml")
     if not survey.lacking:
@@ -175,13 +183,27 @@ def _drivers(survey: Survey, groups: Sequence[names.GroupNames]) -> Iterator[Fin
         yield Finding("drivers", Weight.OK, found, nodes=tuple(dict.fromkeys(nodes)))
 
 
+def _claims(groups: Sequence[names.GroupNames], to: str) -> Iterator[Finding]:
+    """What a plan back does not see: a claim is made when its pod is, so who will claim is not known."""
+    classes = ", ".join(sorted({one.device_class for one in groups}))
+    if to == BACK and classes:
+        found = f"new pods with claims of {classes} find no device on these nodes; who makes them was not looked for"
+        yield Finding(
+            "claims", Weight.WARNING, found, "convert them back: `bridge convert --to device-plugin`"
+        )
+
+
 def _held(survey: Survey, to: str) -> Iterator[Finding]:
-    if to != "dra" or isinstance(survey.states, Unknown):
+    plane = {"dra": "devicePlugin", BACK: "dra"}.get(to, "")
+    if not plane or isinstance(survey.states, Unknown):
         return
     chosen = [str(node["metadata"]["name"]) for node in survey.nodes]
     states = [survey.states[name] for name in chosen if name in survey.states]
-    held = {state.node: count for state in states if (count := state.held.get("devicePlugin", 0))}
-    if held:
+    held = {state.node: count for state in states if (count := state.held.get(plane, 0))}
+    if held and to == BACK:
+        found = f"{sum(held.values())} device(s) are held by claims: the pods keep them until they end"
+        yield Finding("pods with devices", Weight.OK, found, nodes=tuple(held))
+    elif held:
         yield Finding(
             "pods with devices",
             Weight.WARNING,

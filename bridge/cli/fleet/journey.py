@@ -85,15 +85,21 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """How a switch ended; `failed` is the node that it stopped at."""
+    """How a switch ended.
+
+    Attributes:
+        failed: the node that it stopped at; those that did not go back, where it is an undo, which goes on.
+    """
 
     rows: dict[str, Row] = field(default_factory=dict)
-    failed: str = ""
+    failed: list[str] = field(default_factory=list)
+    undo: bool = False
 
     @classmethod
     def of(cls, legs: Sequence[Leg]) -> Report:
         """Nothing is done yet."""
-        return cls({leg.node: Row(leg.node, leg.was, leg.mode or "as configured") for leg in legs})
+        rows = {leg.node: Row(leg.node, leg.was, leg.mode or "as configured") for leg in legs}
+        return cls(rows, undo=any(leg.undo for leg in legs))
 
     def count(self, *results: Result) -> int:
         """Nodes that ended so."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,11 @@ from bridge.cli.fleet.options import (
     ClusterKubeconfigOption,
     ContextOption,
     GroupOption,
+    NodesArgument,
     NodesOption,
     SelectorOption,
     Wanted,
+    complete_mode,
     connect,
 )
 from bridge.cli.problems import Commands, Problem
@@ -41,6 +43,7 @@ _ROW = {
 
 @app.command("get")
 def get(
+    nodes: NodesArgument = None,
     node: NodesOption = None,
     selector: SelectorOption = "",
     output: OutputOption = Output.TABLE,
@@ -51,18 +54,19 @@ def get(
 
     Exit 0: printed; 1: the cluster cannot be asked; 2: there is no such node, or no usable kubeconfig.
 
-    Example: bridge mode get --selector pool=crypto
+    Example: bridge mode get worker-1
     """
     from bridge.cli.fleet import marks
     from bridge.cli.fleet.nodes import chosen, name_of
 
+    named = [*(nodes or ()), *(node or ())]
     with connect(kubeconfig, context) as cluster:
-        nodes, states = chosen(cluster, node or (), selector), _states_if_any(cluster)
-    rows = []
-    for one in nodes:
+        found, states = chosen(cluster, named, selector), _states_if_any(cluster)
+    rows: list[dict[str, Any]] = []
+    for one in found:
         name, said = name_of(one), marks.marks(one, "")
         now = (states or {}).get(name)
-        if now is None and said.mode is None and not marks.of_groups(one) and not node:
+        if now is None and said.mode is None and not marks.of_groups(one) and not named:
             continue  # no node of the bridge
         rows.append(
             {
@@ -84,14 +88,31 @@ def get(
         "phase": "PHASE",
         "before": "BEFORE",
     }
+    if output is Output.TABLE:
+        rows = [{**row, "label": _marked(row["label"]), "groups": _of_groups(row["groups"])} for row in rows]
     show(output, columns, rows, "no node has a daemon that has told its mode, or a label for one")
+
+
+def _marked(label: str | None) -> str | None:
+    """A label's value as people read it: one that names no mode changes nothing, and has to be seen."""
+    return label if label is None or label in set(Wanted) else f"{label} (no mode)"
+
+
+def _of_groups(labels: Mapping[str, str]) -> dict[str, str | None]:
+    return {group: _marked(label) for group, label in labels.items()}
 
 
 @app.command("set")
 def set_(
     mode: Annotated[
-        Wanted | None, typer.Argument(help="The mode to go to; none with --undo.", show_default=False)
-    ] = None,
+        str,
+        typer.Argument(
+            help="The mode to go to: device-plugin, dual or dra; none with --undo.",
+            show_default=False,
+            autocompletion=complete_mode,
+        ),
+    ] = "",
+    nodes: NodesArgument = None,
     node: NodesOption = None,
     selector: SelectorOption = "",
     group: GroupOption = "",
@@ -147,12 +168,16 @@ def set_(
     from bridge.cli.fleet.marks import Ask
     from bridge.cli.fleet.switching import Order, switch
 
-    if (mode is None) != undo:
-        raise Problem("say the mode to go to (device-plugin, dual or dra), or --undo; one of them", 2)
+    named = [*(nodes or ()), *(node or ())]
+    if undo and mode not in {"", *Wanted}:
+        named, mode = [mode, *named], ""  # what comes first is a node where no mode is said
+    if bool(mode) == undo or mode not in {"", *Wanted}:
+        said = f", not {mode!r}" if mode not in set(Wanted) | {""} else ""
+        raise Problem(f"say the mode to go to (device-plugin, dual or dra){said}, or --undo; one of them", 2)
     times = {"--pause": pause, "--timeout": timeout, "--patience": patience}
     order = Order(
-        mode.value if mode else "",
-        tuple(node or ()),
+        mode,
+        tuple(named),
         selector,
         group,
         batch,

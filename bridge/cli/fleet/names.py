@@ -50,11 +50,13 @@ def groups(survey: Survey, only: str = "") -> list[GroupNames]:
 
 def of_group(survey: Survey, one: GroupNames, to: str) -> Iterator[Finding]:
     """What there is to say about a group's names."""
-    yield from _class(survey, one, to)
+    if to != "device-plugin":
+        yield from _class(survey, one, to)
     if to == "dra":
         yield from _stranded(survey, one)
     yield from _rivals(survey, one)
-    yield from _quotas(survey, one)
+    if to != "device-plugin":
+        yield from _quotas(survey, one)
 
 
 def _class_of(survey: Survey, one: GroupNames) -> Object | None:

@@ -33,6 +33,11 @@ def complete_node(incomplete: str) -> list[str]:
     return [name for name in _names(NODES, name_of) if name.startswith(incomplete)]
 
 
+def complete_mode(incomplete: str) -> list[str]:
+    """The modes."""
+    return [mode for mode in Wanted if mode.startswith(incomplete)]
+
+
 def complete_group(incomplete: str) -> list[str]:
     """Names of the groups that NodeBridges speak of."""
     from bridge.cli.fleet.states import PATH, state
@@ -78,6 +83,10 @@ ContextOption = Annotated[
 NodesOption = Annotated[
     list[str] | None,
     typer.Option("--node", "-n", help="A node; may be repeated.", autocompletion=complete_node),
+]
+NodesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NODE", help="Nodes.", show_default=False, autocompletion=complete_node),
 ]
 SelectorOption = Annotated[
     str, typer.Option("--selector", "-l", help="Labels of nodes, as kubectl's: pool=gpu,zone!=b.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from bridge.cli.fleet.options import (
     GroupOption,
     NodesOption,
     SelectorOption,
+    Wanted,
     connect,
 )
 from bridge.cli.problems import Problem
@@ -26,17 +26,8 @@ if TYPE_CHECKING:
 COULD_NOT = 2
 
 
-class Destination(enum.StrEnum):
-    """Where a plan may lead: `device-plugin` needs nothing that is not there already."""
-
-    DUAL = "dual"
-    DRA = "dra"
-
-
 def plan(
-    to: Annotated[
-        Destination, typer.Option("--to", help="The mode that the nodes are to have.")
-    ] = Destination.DRA,
+    to: Annotated[Wanted, typer.Option("--to", help="The mode that the nodes are to have.")] = Wanted.DRA,
     node: NodesOption = None,
     selector: SelectorOption = "",
     group: GroupOption = "",
@@ -74,7 +65,7 @@ def plan(
     raise typer.Exit(code(found))
 
 
-def _print(found: Sequence[Finding], to: Destination, nodes: int) -> None:
+def _print(found: Sequence[Finding], to: Wanted, nodes: int) -> None:
     from bridge.cli.fleet.switching import some
 
     rows = [{**one.dump(), "nodes": some(one.nodes, 3) if len(one.nodes) < nodes else "all"} for one in found]

@@ -46,7 +46,7 @@ class Lines:
 
 
 class Bars:
-    """For a terminal: a bar for each batch, and what its nodes say beside it."""
+    """For a terminal: a bar for the batch that is under way, and what its nodes say beside it."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -56,6 +56,8 @@ class Bars:
     def batch(self, number: int, of: int, nodes: Sequence[str]) -> None:
         """A batch begins."""
         self._news = {}
+        if self._task is not None:
+            self._bar.remove_task(self._task)  # there may be as many batches as nodes
         self._task = self._bar.add_task(f"batch {number}/{of}", total=len(nodes), news=", ".join(nodes))
 
     def says(self, node: str, text: str) -> None:

@@ -46,7 +46,7 @@ def asked(cluster: Any, node: str, command: Sequence[str]) -> Any:
         return json.loads(ran.stdout)
     except ValueError as error:
         raise Problem(
-            f"node {node}: pod {namespace}/{name} answered with what is no JSON; is its bridge of another version?"
+            f"node {node}: pod {namespace}/{name} answered, but not with JSON; is its bridge of another version?"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The rolling switch: writes the marks of one batch, waits until its nodes are there, then the next.
 
-It stops at the first node that fails. Nothing is remembered outside the cluster: the same command again finds the nodes
+It stops at the first node that fails; on the way back it goes on, for the node that a switch stopped at must not keep
+the others from going back. Nothing is remembered outside the cluster: the same command again finds the nodes
 that are there, leaves them alone, and goes on.
 """
 
@@ -17,7 +18,7 @@ from bridge.cli.fleet.cluster import Cluster, ClusterError
 from bridge.cli.fleet.journey import Leg, Report, Result
 from bridge.cli.fleet.marks import Marks
 from bridge.cli.fleet.states import State
-from bridge.cli.fleet.verdicts import Standing, Verdict, ready
+from bridge.cli.fleet.verdicts import Judge, Standing, Verdict, ready
 from bridge.cli.fleet.watching import Bridges, until
 from bridge.cli.problems import Problem
 
@@ -40,7 +41,7 @@ class Progress(Protocol):
         """A node is there."""
 
     def failed(self, node: str, text: str) -> None:
-        """A node is not, and the switch stops."""
+        """A node is not; a switch stops there, an undo goes on."""
 
     def pause(self, seconds: float) -> None:
         """Nothing happens for a while."""
@@ -64,7 +65,7 @@ class Pace:
 
 
 class Stopped(Exception):
-    """A node failed; the text says why."""
+    """A node failed; the text says why, and an undo goes on with the others."""
 
     def __init__(self, node: str, why: str) -> None:
         super().__init__(why)
@@ -109,29 +110,41 @@ class Rollout:
             try:
                 self._one(batch)
             except Stopped as stopped:
-                self._failed(stopped)
+                self.failed(stopped)
                 return self.report
             if self._pace.pause and number < len(batches):
                 self._progress.pause(self._pace.pause)
                 self._sleep(self._pace.pause)
         return self.report
 
-    def _failed(self, stopped: Stopped) -> None:
+    def failed(self, stopped: Stopped) -> None:
+        """Note that a node failed."""
         row = self.report.rows[stopped.node]
-        row.result, row.says = Result.FAILED, str(stopped)
-        self.report.failed = stopped.node
+        row.result, row.says, row.seconds = Result.FAILED, str(stopped), None
+        self.report.failed.append(stopped.node)
         self._progress.failed(stopped.node, str(stopped))
 
     def _one(self, batch: Sequence[Leg]) -> None:
         """One batch. Raises Stopped."""
         if self._pace.wait:
             self._bridges.refresh([leg.node for leg in batch])
-            serving = _Wait(self, {leg.node: (leg, ready) for leg in batch}, self._pace.patience, set())
-            until(self._bridges, serving.met)
+            # Not on the way back: that may be what a daemon needs to be ready again.
+            asked = {leg.node: (leg, ready) for leg in batch if not leg.undo}
+            if asked:
+                until(self._bridges, _Wait(self, asked, self._pace.patience, set()).met)
         begun, versions = self._clock(), self._bridges.versions()
-        told = {leg.node for leg in batch if self._say(leg)}
-        if self._pace.wait:
-            judges = {leg.node: (leg, leg.judge) for leg in batch}
+        told, judges = set[str](), dict[str, tuple[Leg, Judge]]()
+        for leg in batch:
+            try:
+                if self._say(leg):
+                    told.add(leg.node)
+            except Stopped as stopped:
+                if not leg.undo:
+                    raise
+                self.failed(stopped)
+                continue
+            judges[leg.node] = (leg, leg.judge)
+        if self._pace.wait and judges:
             arriving = _Wait(self, judges, self._pace.timeout, told, versions)
             arriving.there = lambda leg: self._arrived(leg, begun, leg.node in told)
             until(self._bridges, arriving.met)
@@ -213,7 +226,7 @@ class _Wait:
     def __init__(
         self,
         rollout: Rollout,
-        nodes: Mapping[str, tuple[Leg, Callable[[State | None], Verdict]]],
+        nodes: Mapping[str, tuple[Leg, Judge]],
         timeout: float,
         told: set[str],
         versions: Mapping[str, str] = MappingProxyType({}),
@@ -225,22 +238,39 @@ class _Wait:
         self.there: Callable[[Leg], Any] = lambda leg: None
 
     def met(self, states: Mapping[str, State]) -> bool:
-        """Look at each; True once all are there. Raises Stopped."""
-        for node, (leg, judge) in list(self._left.items()):
-            state = states.get(node)
-            verdict = judge(state)
-            if verdict.there:
-                del self._left[node]
-                self.there(leg)
-                continue
-            self._rollout.note(node, verdict)
-            if why := self._too_long(node, verdict, state.version if state else ""):
-                raise Stopped(node, why)
+        """Look at each; True once all are there, or failed on the way back. Raises Stopped."""
+        for leg, judge in list(self._left.values()):
+            try:
+                arrived = self._look(leg, judge, states.get(leg.node))
+            except Stopped as stopped:
+                if not leg.undo:
+                    raise
+                self._rollout.failed(stopped)
+                arrived = True
+            if arrived:
+                del self._left[leg.node]
         return not self._left
 
-    def _too_long(self, node: str, verdict: Verdict, version: str) -> str:
-        now = self._rollout.now()
+    def _look(self, leg: Leg, judge: Judge, state: State | None) -> bool:
+        """Whether a node is there. Raises Stopped."""
+        node, verdict, version = leg.node, judge(state), state.version if state else ""
         stood = node in self._told and version == self._versions.get(node, version)
+        if verdict.there and stood and not leg.mode and self._within_patience():
+            # Only the daemon knows where it is to go, and it was there before it heard of it.
+            verdict = Verdict(Standing.UNDER_WAY, "its daemon has still to take up the label")
+        if verdict.there:
+            self.there(leg)
+            return True
+        self._rollout.note(node, verdict)
+        if why := self._too_long(node, verdict, stood):
+            raise Stopped(node, why)
+        return False
+
+    def _within_patience(self) -> bool:
+        return self._rollout.now() - self._begun < min(self._rollout.pace.patience, self._timeout)
+
+    def _too_long(self, node: str, verdict: Verdict, stood: bool) -> str:
+        now = self._rollout.now()
         if verdict.standing is Standing.REFUSED and not stood:
             return verdict.says
         if verdict.standing in (Standing.WRONG, Standing.REFUSED):
@@ -267,17 +297,20 @@ def _somebody_else(found: Marks, now: Marks) -> str:
 
 
 def stands(report: Report, again: str, undo: str) -> str:
-    """What stands after a switch that stopped, and how to go on."""
+    """What stands after a switch that did not come to its end, or not everywhere, and how to go on."""
     there = report.count(Result.SWITCHED, Result.ALREADY, Result.LABELLED)
     parts = [f"{there} of {len(report.rows)} nodes are there"]
     if under_way := report.count(Result.UNDER_WAY):
         parts.append(f"{under_way} under way")
     parts.append(f"{report.count(Result.UNTOUCHED)} not begun")
-    why = f"stopped at {report.failed}: {report.rows[report.failed].says}\n" if report.failed else ""
-    return (
-        f"{why}{', '.join(parts)}; pods keep the devices that they have.\n"
-        f"to go on where it stopped:  {again}\nto go back:                 {undo}"
-    )
+    if report.undo and report.failed:
+        parts.append(f"{len(report.failed)} failed")
+    what = "{} did not go back: {}\n" if report.undo else "stopped at {}: {}\n"
+    why = "".join(what.format(node, report.rows[node].says) for node in report.failed)
+    told = f"{why}{', '.join(parts)}; pods keep the devices that they have.\n"
+    if report.undo:
+        return f"{told}to go on:  {again}"
+    return f"{told}to go on where it stopped:  {again}\nto go back:                 {undo}"
 
 
 def interrupted(report: Report, again: str, undo: str) -> Problem:

@@ -67,7 +67,7 @@ def status(
     """Print each node's wanted mode, mode, phase, what is free and held on each plane, and its last refusal.
 
     With NODE: its groups, conditions, and holds. READY `no daemon`: what is shown is the last word of a daemon that no
-    longer runs. Exit 0: printed; 1: the cluster cannot be asked, or no daemon has told of itself; 2: there is no such
+    longer runs. Exit 0: printed; 1: the cluster cannot be asked, or no daemon has reported; 2: there is no such
     node, or no usable kubeconfig.
 
     Example: bridge status --selector pool=crypto
@@ -90,7 +90,7 @@ def _fleet(cluster: Cluster, selector: str, output: Output) -> None:
     known = states.keys() | pods.keys()
     rows = [row(name, states.get(name), pods) for name in nodes if name in known]
     rows += [row(name, states[name], pods) for name in sorted(states.keys() - set(nodes)) if not selector]
-    show(output, FLEET, rows, "no daemon has told of itself, and none runs; apply kustomize/base")
+    show(output, FLEET, rows, "no daemon has reported, and none runs; apply kustomize/base")
     if output is Output.TABLE and rows:
         modes = Counter(str(one["mode"] or "unknown") for one in rows)
         unready = sum(one["ready"] != "yes" for one in rows)
@@ -140,7 +140,7 @@ def _one(cluster: Cluster, name: str, output: Output) -> None:
     chosen(cluster, [name], "")
     state, pods = Bridges(cluster).read().get(name), daemons(cluster, name)
     if state is None:
-        raise Problem(f"node {name} has no NodeBridge: no daemon has told of itself there")
+        raise Problem(f"node {name} has no NodeBridge: no daemon has reported there")
     holds, why_not = _holds(cluster, name)
     if output is not Output.TABLE:
         whole = {**row(name, state, pods), "conditions": list(state.conditions), "holds": holds}

@@ -127,15 +127,14 @@ def _fit(
             fit.append(one)
         else:
             without.append(name)
-    lack = (
-        f"no daemon that serves a group {order.group}" if order.group else "no daemon that has told of itself"
-    )
+    lack = f"no daemon there serves a group {order.group}" if order.group else "no daemon has reported there"
     if order.nodes and without:
         raise Problem(f"{some(without)}: {lack}; `bridge status` shows what there is", 2)
     if not fit:
-        raise Problem(f"none of the chosen nodes will do: {lack} there", 2)
+        does = f"does a daemon serve a group {order.group}" if order.group else "has a daemon reported"
+        raise Problem(f"on none of the chosen nodes {does}; `bridge status` shows what there is", 2)
     if without and (order.selector or order.group):
-        typer.echo(f"bridge: left out, {lack} there: {some(without)}", err=True)
+        typer.echo(f"bridge: left out, {lack}: {some(without)}", err=True)
     return fit
 
 
