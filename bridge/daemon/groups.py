@@ -35,6 +35,7 @@ from bridge.platform.roots import Roots
 from deviceplugin_v1beta1 import DevicePluginServer
 from dra_v1.kube import KubeApi
 from dra_v1.plugin import DraPlugin
+from dra_v1.sockets import SocketError
 
 FOREIGN_S = 120.0
 """For how long a foreign slice that was removed keeps a group from being ready: its driver makes it anew."""
@@ -73,6 +74,8 @@ class GroupRunner:
         self._stacks: dict[Plane, contextlib.AsyncExitStack] = {}
         self._lasting: dict[str, Callable[[], Coroutine[object, object, None]]] = {}
         self._more = asyncio.Event()
+        self._turn = asyncio.Lock()  # a start and a switch of modes may open, and close, at once
+        self._closed = False
         self._list: _List | None = None
         self._slices: _Slices | None = None
         self._reserves = False
@@ -89,15 +92,18 @@ class GroupRunner:
             await self.open(Plane.DEVICE_PLUGIN)
 
     async def open(self, plane: Plane) -> None:
-        """Serve a plane, if it is not served yet."""
-        if plane in self._stacks:
-            return
-        async with contextlib.AsyncExitStack() as stack:
-            if plane is Plane.DEVICE_PLUGIN:
-                await self._serve_device_plugin(stack)
-            else:
-                await self._serve_dra(stack)
-            self._stacks[plane] = stack.pop_all()
+        """Serve a plane, if it is not served yet. Raises SocketError, also where the group was closed meanwhile."""
+        async with self._turn:
+            if self._closed:
+                raise SocketError(f"group {self._group.name} was closed meanwhile; it is begun again")
+            if plane in self._stacks:
+                return
+            async with contextlib.AsyncExitStack() as stack:
+                if plane is Plane.DEVICE_PLUGIN:
+                    await self._serve_device_plugin(stack)
+                else:
+                    await self._serve_dra(stack)
+                self._stacks[plane] = stack.pop_all()
         self._more.set()
 
     async def close_device_plugin(self) -> None:
@@ -106,7 +112,9 @@ class GroupRunner:
         As long as it knows it, its topology hints count the device plugin's devices for pods that DRA serves too
         (kubelet-contract D-5004).
         """
-        if self._list is not None:
+        async with self._turn:
+            if self._list is None or self._closed:
+                return
             self._list.ending, self._list = True, None
             self._lasting.pop("device plugin")
             self._context.checks.remove(f"group {self._group.name}, device plugin")
@@ -161,7 +169,8 @@ class GroupRunner:
 
     async def close(self) -> None:
         """Stop serving, the device plugin first. May be called again."""
-        async with contextlib.AsyncExitStack() as stack:
+        async with self._turn, contextlib.AsyncExitStack() as stack:
+            self._closed = True
             for plane in (Plane.DRA, Plane.DEVICE_PLUGIN):
                 if (serving := self._stacks.pop(plane, None)) is not None:
                     stack.push_async_exit(serving)

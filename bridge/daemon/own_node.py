@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from bridge.platform.budget import Budget
 from bridge.platform.pulse import Pulse
 from dra_v1.follow import Changed, Listed, Lost, follow
 from dra_v1.kube import ApiError, Forbidden, Invalid, Json, KubeApi, NotFound
+from dra_v1.slices import quantity
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ SPREAD_S = 1.0
 
 FORBIDDEN_S = 600.0
 """Between two tries of what we have no right to, or what is not there."""
+
+GAP_S = 10.0
+"""How long a watch that broke may stay so before the Node counts as unreadable: most are mended within a second."""
 
 _OURS = LABEL.partition("/")[0] + "/"
 
@@ -61,7 +66,7 @@ class OwnNode:
 
     Attributes:
         view: as last seen; None until then.
-        trouble: why it cannot be read now; empty while it can.
+        trouble: why it cannot be read now; empty while it can, and for a moment more: a watch that breaks is no news.
         changed: rung when either differs.
     """
 
@@ -81,6 +86,7 @@ class OwnNode:
         self._api = api
         self._budget = budget
         self._seen = seen
+        self._gap: asyncio.TimerHandle | None = None
 
     @property
     def asked(self) -> bool:
@@ -105,13 +111,16 @@ class OwnNode:
             await asyncio.Event().wait()
             return
         await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret
-        while True:
-            pause = 0.0
-            try:
-                pause = await self._follow(self._api)
-            except (NotFound, Invalid) as error:
-                pause = self._lost(error)
-            await asyncio.sleep(pause)
+        try:
+            while True:
+                pause = 0.0
+                try:
+                    pause = await self._follow(self._api)
+                except (NotFound, Invalid) as error:
+                    pause = self._for_long(error)
+                await asyncio.sleep(pause)
+        finally:
+            self._mended()
 
     async def _follow(self, api: KubeApi) -> float:
         """Follow until it is forbidden; seconds to wait before it is tried again."""
@@ -129,7 +138,7 @@ class OwnNode:
                     case Changed():
                         self._note("the Node was deleted")
                     case Lost(Forbidden() as error):
-                        return self._lost(error)
+                        return self._for_long(error)
                     case Lost(error):
                         self._lost(error)
         return 0.0
@@ -141,25 +150,43 @@ class OwnNode:
         return {
             "labels": _ours(meta.get("labels")),
             "annotations": _ours(meta.get("annotations")),
-            "allocatable": {name: _count(n) for name, n in allocatable.items() if name in self._resources},
+            "allocatable": {
+                name: count
+                for name, found in allocatable.items()
+                if name in self._resources and (count := _count(found)) is not None
+            },
         }
 
     def _take(self, kept: Json) -> None:
         view = NodeView(kept["labels"], kept["annotations"], kept["allocatable"])
         if self.trouble:
             log.info("the Node is read again", extra={"node": self._name})
+        self._mended()
         changed = view != self.view or bool(self.trouble)
         self.view, self.trouble = view, ""
         self._seen(True)
         if changed:
             self.changed.ring()
 
-    def _lost(self, error: ApiError) -> float:
+    def _for_long(self, error: ApiError) -> float:
         self._note(str(error))
         return FORBIDDEN_S
 
+    def _lost(self, error: ApiError) -> None:
+        """Most gaps are over with the next list; one that is not is trouble."""
+        if self.view is None or self.trouble or self._gap is not None:
+            self._note(str(error))
+        else:
+            self._gap = asyncio.get_running_loop().call_later(GAP_S, self._note, str(error))
+
+    def _mended(self) -> None:
+        if self._gap is not None:
+            self._gap.cancel()
+            self._gap = None
+
     def _note(self, trouble: str) -> None:
         """The Node cannot be read: what was last seen stands."""
+        self._mended()
         if trouble != self.trouble:
             log.warning(
                 "the Node cannot be read, modes stay as they are",
@@ -174,8 +201,10 @@ def _ours(found: Mapping[str, str] | None) -> dict[str, str]:
     return {key: value for key, value in (found or {}).items() if key.startswith(_OURS)}
 
 
-def _count(quantity: object) -> int:
-    """An amount of an extended resource, a whole number that may be written with a suffix (`2k`)."""
-    text = str(quantity)
-    scale = {"k": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:], 1)
-    return int(text[:-1] if scale > 1 else text) * scale
+def _count(found: object) -> int | None:
+    """An amount of an extended resource, as the scheduler reads it: parts count as a whole one. None for what is no
+    quantity: nobody can ask for that."""
+    try:
+        return math.ceil(quantity(str(found)))
+    except ValueError:
+        return None

@@ -119,7 +119,8 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         )
         reconciler = _reconciler(config, ledger, rosters, sources, report, lost)
         rebuilt = asyncio.Event()
-        rebuild = asyncio.create_task(_rebuild(rivals, lost, reconciler), name="rebuild")
+        begun = asyncio.Event()
+        rebuild = asyncio.create_task(_rebuild(rivals, begun, lost, reconciler), name="rebuild")
         stack.push_async_callback(cancel, rebuild)
         deallocations = Deallocations(ledger, resources, _drivers(config), settings.node_name, report, budget)
         stack.push_async_callback(deallocations.stop)
@@ -145,6 +146,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         )
         switching = Switching(config.groups, around, metrics)
         await switching.begin()
+        begun.set()
         context = Context(
             config,
             settings.node_name,
@@ -286,8 +288,10 @@ def _sources(
     return made
 
 
-async def _rebuild(rivals: Rivals, lost: LostClaims, reconciler: Reconciler) -> None:
+async def _rebuild(rivals: Rivals, begun: asyncio.Event, lost: LostClaims, reconciler: Reconciler) -> None:
     await rivals.look()
+    # Where the Node's label says the mode, it is not known before that whether claims are allocated here.
+    await begun.wait()
     await lost.take_up()
     await reconciler.take_up()
 

@@ -36,7 +36,7 @@ class Serving:
     Both raise StartError if not one group can be served.
 
     Attributes:
-        changed: rung when a group that was refused is served after all.
+        changed: rung when a group that was served is refused, and when one that was refused is served after all.
     """
 
     def __init__(self, groups: Sequence[Group], context: Context, files: GroupFiles) -> None:
@@ -122,6 +122,7 @@ class Serving:
             del self._runners[group.name]
             await runner.close()
             self._refuse(group, error)
+            self.changed.ring()
             return
         if self._refused.pop(group.name, None) is not None:
             log.info("group served after all", extra={"group": group.name})

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from bridge.config import Group
 from bridge.daemon.admitting import Admitting
+from bridge.daemon.counted import Counted
+from bridge.daemon.groups import GroupRunner
 from bridge.daemon.obstacles import Obstacle, obstacle
 from bridge.daemon.own_node import OwnNode
 from bridge.daemon.serving import NotServed, Serving
@@ -25,7 +27,6 @@ from bridge.planes import modes
 from bridge.planes import report as told
 from bridge.planes.mode_words import Circumstances, Refusal, tell
 from bridge.planes.modes import Due, GroupMode, Options, Phase, Reason, Wanted
-from bridge.planes.projection import device_plugin_view
 from bridge.planes.regrants import Witnesses
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
@@ -85,7 +86,9 @@ class GroupSwitch:
         self._phase_at = time.monotonic()
         self._waiting_told = False
         self._wake = asyncio.Event()
+        self._counted = Counted(group, around.node, around.rosters, around.ledger)
         self._doing: tuple[Due, asyncio.Task[None]] | None = None
+        self._doing_with: GroupRunner | None = None
         self._closing: asyncio.Task[None] | None = None
         self._serving: Serving | None = None
         self.changed = Pulse()
@@ -100,7 +103,7 @@ class GroupSwitch:
     async def begin(self) -> None:
         """Before anything is served: begin in the wanted mode where there was none before, else show what the ledger
         says."""
-        if self._around.ledger.account.switch_of(self._group.name) is None:
+        if self._written() is None:
             wanted = self._wanted()
             mode = (wanted.mode if wanted is not None else None) or self._group.mode
             self._switch = modes.settled(self._group.name, mode, time.time())
@@ -162,8 +165,10 @@ class GroupSwitch:
             await self._finish(due, task)
 
     def _patience(self) -> float | None:
+        if self._trouble:
+            return RETRY_S
         if self._refusal is not None and self._refusal.reason is not Reason.UNKNOWN_MODE:
-            return AGAIN_S
+            return RETRY_S if self._refusal.reason is Reason.NOT_CHECKED else AGAIN_S
         if not modes.is_settled(self._switch) and not self._waiting_told:
             return max(0.0, WAITING_S - self.phase_seconds) + 0.1
         return None
@@ -184,6 +189,8 @@ class GroupSwitch:
         return Options(wait_for_holders=True) if view is None else Options.read(view.annotations)
 
     async def _decide(self) -> None:
+        if self._written() is None:  # `begin` could not
+            await self._step_or_pause(self._switch)
         wanted = self._wanted()
         if wanted is None:
             return
@@ -192,6 +199,8 @@ class GroupSwitch:
             return
         if wanted.mode is self._switch.target:
             self._refusal = None
+            if modes.is_settled(self._switch) and self._switch == self._written():
+                self._trouble = ""  # of a step that nobody asks for any more
             return
         around = self._around
         found = await obstacle(
@@ -211,7 +220,7 @@ class GroupSwitch:
                 "by": wanted.source,
             },
         )
-        await self._step(turned)
+        await self._step_or_pause(turned)
 
     def _refuse(self, wanted: Wanted, why: Obstacle) -> None:
         before = self._refusal
@@ -224,11 +233,16 @@ class GroupSwitch:
     # What is due
 
     async def _do_what_is_due(self) -> None:
-        due = modes.due(self._switch)
-        if self._doing is not None and self._doing[0] is not due:
+        due, runner = modes.due(self._switch), self._runner()
+        # A runner that was closed meanwhile, for its group was refused, confirms nothing any more.
+        if self._doing is not None and (self._doing[0] is not due or self._doing_with is not runner):
             await self._stop_doing()
         if due is not None and self._doing is None:
+            self._doing_with = runner
             self._doing = (due, asyncio.create_task(self._do(due), name=f"mode of {self._group.name}: {due}"))
+
+    def _runner(self) -> GroupRunner | None:
+        return self._serving.runner(self._group.name) if self._serving is not None else None
 
     async def _stop_doing(self) -> None:
         if self._doing is not None:
@@ -244,13 +258,13 @@ class GroupSwitch:
         assert self._serving is not None, "set where it begins to run"
         if due in (Due.LIST, Due.STORE):
             await self._serving.open(self._group, Plane.DEVICE_PLUGIN if due is Due.LIST else Plane.DRA)
-        runner = self._serving.runner(self._group.name)
+        runner = self._runner()
         if runner is None:
             raise NotServed(f"group {self._group.name} is refused; its own error says why")
         match due:
             case Due.LIST:
                 await runner.listed()
-                await self._until(lambda: modes.is_counted(self._allocatable(), self._healthy()))
+                await self._counted.in_(self._wake.set)  # what is said of it changes meanwhile
             case Due.UNLIST:
                 await runner.sent()
             case Due.STORE:
@@ -258,35 +272,7 @@ class GroupSwitch:
             case Due.WITHDRAW:
                 await runner.stored()
             case Due.ALLOCATABLE:
-                same = self._group.keep_resource_name
-                await self._until(
-                    lambda: modes.counts_as_none(self._allocatable(), self._healthy(), same_name=same)
-                )
-
-    async def _until(self, met: Callable[[], bool]) -> None:
-        """Wait for something about the Node's count and what is listed."""
-        with (
-            self._around.node.changed.listen() as node,
-            self._around.rosters.pulses[self._group.name].listen() as list_,
-        ):
-            while not met():
-                waits = [asyncio.create_task(one.wait()) for one in (node, list_)]
-                try:
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for one in waits:
-                        one.cancel()
-                self._wake.set()  # what is said of it has changed
-
-    def _healthy(self) -> set[str]:
-        view = device_plugin_view(self._around.rosters.of(self._group.name), self._around.ledger.account)
-        return {offer.id for offer in view if offer.healthy}
-
-    def _allocatable(self) -> int | None:
-        node = self._around.node
-        if node.view is None or node.trouble:
-            return None
-        return node.view.allocatable.get(self._group.resource_name, 0)
+                await self._counted.out(self._wake.set)
 
     async def _finish(self, due: Due, task: asyncio.Task[None]) -> None:
         try:
@@ -295,8 +281,7 @@ class GroupSwitch:
             self._fail(str(error))
             await asyncio.sleep(RETRY_S)
             return
-        self._trouble = ""
-        await self._step(modes.achieved(self._switch, due, time.time()))
+        await self._step_or_pause(modes.achieved(self._switch, due, time.time()))
 
     def _fail(self, error: str) -> None:
         if error != self._trouble:
@@ -306,11 +291,20 @@ class GroupSwitch:
 
     # Steps
 
-    async def _step(self, after: Switch) -> None:
-        """Write a step down, then show it."""
+    async def _step_or_pause(self, after: Switch) -> None:
+        """Write a step down, then show it; what cannot be written is decided, or found done, again after a pause."""
+        if not await self._step(after):
+            await asyncio.sleep(RETRY_S)
+
+    async def _step(self, after: Switch) -> bool:
+        """Whether it is written, and shown."""
         before = self._switch
-        if after == before or not await self._write(after):
-            return
+        if after != self._written() and not await self._write(after):
+            return False
+        self._trouble = ""
+        if after == before:
+            self._tell()
+            return True
         self._switch = after
         self._show()
         if modes.phase(before) is not modes.phase(after):
@@ -321,6 +315,10 @@ class GroupSwitch:
             else:
                 log.info("mode stays", extra={"group": self._group.name, "mode": str(after.mode)})
         self._wake.set()
+        return True
+
+    def _written(self) -> Switch | None:
+        return self._around.ledger.account.switch_of(self._group.name)
 
     async def _write(self, after: Switch) -> bool:
         """Whether it is on disk."""
@@ -335,7 +333,7 @@ class GroupSwitch:
 
     async def _tidy(self) -> None:
         """Serve the device plugin no more when it has nothing to offer, nothing to tell and nothing out."""
-        runner = self._serving.runner(self._group.name) if self._serving is not None else None
+        runner = self._runner()
         done = self._switch.device_plugin is Gate.CLOSED and not self._held()
         if done and runner is not None and runner.lists:
             # Apart, for the end of a server that is cancelled just then swallows the cancellation (wait_for of 3.11).
@@ -356,7 +354,7 @@ class GroupSwitch:
             admitting=self.admitting.now,
         )
         self._around.rosters.offer(self._group, offering)
-        runner = self._serving.runner(self._group.name) if self._serving is not None else None
+        runner = self._runner()
         if runner is not None:
             runner.reconsider()
         self._tell()
@@ -366,10 +364,11 @@ class GroupSwitch:
         return Circumstances(
             self._wanted(),
             self._refusal,
-            self._allocatable(),
+            self._counted.allocatable,
             node.trouble if node.asked else "",
             self._held(),
             self._group.keep_resource_name and self._options().wait_for_holders,
+            self._group.keep_resource_name and self.admitting.now,
             self._trouble,
         )
 

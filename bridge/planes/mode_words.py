@@ -44,6 +44,7 @@ class Circumstances:
         unread: why it cannot be.
         holds: of the device plugin plane.
         waits_for_holders: whether its end is waited for.
+        admitting: whether the kubelet may be taking the holders up again, and what they hold is healthy for that.
         trouble: why what is due cannot be done now.
     """
 
@@ -53,6 +54,7 @@ class Circumstances:
     unread: str = ""
     holds: Sequence[Hold] = ()
     waits_for_holders: bool = False
+    admitting: bool = False
     trouble: str = ""
 
 
@@ -75,12 +77,15 @@ def tell(switch: Switch, group: Group, around: Circumstances) -> GroupMode:
 
 
 def _state(switch: Switch, group: Group, around: Circumstances) -> tuple[Reason, str]:
-    resource, held = group.resource_name, len(around.holds)
+    resource = group.resource_name
     match due(switch):
         case None if around.unread:
             return Reason.NODE_UNREADABLE, f"in mode {switch.mode}; the Node cannot be read: {around.unread}"
         case None:  # no word of who wants it: a start that changes nothing would have news of it
             return Reason.SETTLED, f"in mode {switch.mode}"
+        case Due.LIST if around.unread:
+            why = f"waits for the Node to count {resource}, and it cannot be read: {around.unread}"
+            return Reason.NODE_UNREADABLE, why
         case Due.LIST:
             return (
                 Reason.OPENING_DEVICE_PLUGIN,
@@ -96,18 +101,29 @@ def _state(switch: Switch, group: Group, around: Circumstances) -> tuple[Reason,
                 Reason.CLOSING_DRA,
                 f"what is free is being withdrawn from the slices of {group.driver_name}",
             )
-        case Due.ALLOCATABLE if around.unread or around.allocatable is None:
-            why = around.unread or "it was not read yet"
-            return Reason.NODE_UNREADABLE, f"waits for {resource} to be 0 in the Node's allocatable: {why}"
-        case Due.ALLOCATABLE if around.waits_for_holders and held:
-            return Reason.HOLDERS, (
-                f"waits for the end of {_holders(around.holds)}, for annotation {WAIT_FOR_HOLDERS} asks for that; "
-                f"without it the switch goes on at once"
-            )
         case Due.ALLOCATABLE:
-            until = "to be 0" if group.keep_resource_name else f"to be no more than the {held} held"
-            text = f"waits for {resource} {until} in the Node's allocatable, which is {around.allocatable}"
-            return Reason.ALLOCATABLE, text
+            return _waits(group, around)
+
+
+def _waits(group: Group, around: Circumstances) -> tuple[Reason, str]:
+    """For the Node to count the resource no more."""
+    resource, held = group.resource_name, len(around.holds)
+    if around.unread or around.allocatable is None:
+        why = around.unread or "it was not read yet"
+        return Reason.NODE_UNREADABLE, f"waits for {resource} to be 0 in the Node's allocatable: {why}"
+    if around.waits_for_holders and held:
+        return Reason.HOLDERS, (
+            f"waits for the end of {_holders(around.holds)}, for annotation {WAIT_FOR_HOLDERS} asks for that; "
+            f"without it the switch goes on at once"
+        )
+    if around.admitting and held:
+        return Reason.ALLOCATABLE, (
+            f"waits for the kubelet to take up {_holders(around.holds)} again: until they run, what they hold is "
+            f"listed as healthy, and {resource} cannot stay 0 in the Node's allocatable"
+        )
+    until = "to be 0" if group.keep_resource_name else f"to be no more than the {held} held"
+    text = f"waits for {resource} {until} in the Node's allocatable, which is {around.allocatable}"
+    return Reason.ALLOCATABLE, text
 
 
 def _holders(holds: Sequence[Hold]) -> str:

@@ -288,9 +288,12 @@ def phase(switch: Switch) -> Phase:
     return Phase.OPENING if Gate.OPENING in gates else Phase.SETTLED
 
 
-def is_counted(allocatable: int | None, healthy: Collection[str]) -> bool:
-    """Whether the Node shows that the kubelet gives out something, if there is something."""
-    return allocatable is None or allocatable > 0 or not healthy
+def is_counted(allocatable: int | None, healthy: Collection[str], *, asked: bool) -> bool:
+    """Whether the Node shows that the kubelet gives out something, if there is something.
+
+    A Node that cannot be read now (None) does not show it; without anybody to ask (not `asked`) it never will.
+    """
+    return not healthy or (not asked if allocatable is None else allocatable > 0)
 
 
 def counts_as_none(allocatable: int | None, healthy: Collection[str], *, same_name: bool) -> bool:

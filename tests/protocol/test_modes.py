@@ -5,13 +5,19 @@ A pod of the same name is served before, during and after, on the plane that the
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bridge.config import Mode
+from bridge.daemon.lost_claims import LostClaims
+from bridge.daemon.own_node import OwnNode
+from bridge.daemon.rivals import Rivals
 from bridge.ledger.holds import Plane
 from bridge.ledger.switches import Gate
 from bridge.planes.modes import ACCEPT_STRANDED, WAIT_FOR_HOLDERS
 from bridge.sandbox import make
+from dra_v1.resource_api import ResourceApi
 from tests.protocol.modes import SAME_NAME, migrating, modes
 from tests.protocol.stage import ACC, DRIVER, NX, NX_RESOURCE, RESOURCE, Clock, acc
 
@@ -274,3 +280,31 @@ async def test_at_rest_a_group_that_is_switched_costs_one_watch_and_nothing_else
             ("watch", "nodes"): 1,
             ("get", "deviceclasses"): 1,
         }
+
+
+async def test_a_new_ledger_reads_claims_where_only_the_label_says_that_dra_is_offered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The label is read after the kubelet's evidence is there: claims are not taken for read without it."""
+    looked, read = asyncio.Event(), asyncio.Event()
+    look, first, take_up = Rivals.look, OwnNode.first, LostClaims._take_up
+
+    async def look_(self: Rivals) -> None:
+        await look(self)
+        looked.set()
+
+    async def first_(self: OwnNode, within_s: float = 5.0) -> None:
+        await looked.wait()
+        await first(self, within_s)
+
+    async def take_up_(self: LostClaims, resources: ResourceApi) -> bool:
+        read.set()
+        return await take_up(self, resources)
+
+    monkeypatch.setattr(Rivals, "look", look_)
+    monkeypatch.setattr(OwnNode, "first", first_)
+    monkeypatch.setattr(LostClaims, "_take_up", take_up_)
+    async with modes(mode="device-plugin", start=False) as it:
+        it.want("dra")
+        await it.start()
+        assert it.switch().target is DRA and read.is_set()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from bridge.config import Mode
+from bridge.ledger.holds import Plane
 from bridge.ledger.switches import Gate, Switch
 from bridge.planes import modes
+from bridge.planes.mode_words import Circumstances, tell
 from bridge.planes.modes import Due, Offering, Options, Phase, Wanted
+from tests.unit.rosters import device, group, hold
 
 DP, DUAL, DRA = Mode.DEVICE_PLUGIN, Mode.DUAL, Mode.DRA
 OPEN, OPENING, CLOSING, WAITING, CLOSED = Gate.OPEN, Gate.OPENING, Gate.CLOSING, Gate.WAITING, Gate.CLOSED
@@ -171,16 +175,6 @@ def test_the_options_of_a_switch_are_annotations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allocatable", "healthy", "yes"),
-    [(0, "", True), (0, "a", False), (1, "ab", True), (None, "a", True)],
-)
-def test_what_is_listed_counts_when_the_node_shows_it(
-    allocatable: int | None, healthy: str, yes: bool
-) -> None:
-    assert modes.is_counted(allocatable, healthy) is yes
-
-
-@pytest.mark.parametrize(
     ("allocatable", "healthy", "same_name", "none"),
     [
         (0, "", True, True),
@@ -197,3 +191,36 @@ def test_who_must_see_allocatable_at_zero(
     allocatable: int | None, healthy: str, same_name: bool, none: bool
 ) -> None:
     assert modes.counts_as_none(allocatable, healthy, same_name=same_name) is none
+
+
+@pytest.mark.parametrize(
+    ("allocatable", "healthy", "asked", "counted"),
+    [
+        (0, {"a"}, True, False),
+        (1, {"a"}, True, True),
+        (0, set(), True, True),
+        (None, set(), True, True),
+        # It cannot be read just now: it may count or not.
+        (None, {"a"}, True, False),
+        # There is nobody to ask, and there will not be.
+        (None, {"a"}, False, True),
+    ],
+)
+def test_the_node_counts_what_is_listed(
+    allocatable: int | None, healthy: set[str], asked: bool, counted: bool
+) -> None:
+    assert modes.is_counted(allocatable, healthy, asked=asked) is counted
+
+
+def said(allocatable: int, **more: Any) -> str:
+    of = replace(group(), keep_resource_name=True)
+    around = Circumstances(Wanted(DRA, "label"), allocatable=allocatable, **more)
+    return tell(half_way(DUAL, DRA, 1), of, around).message
+
+
+def test_it_is_not_said_to_wait_for_0_where_0_is_while_the_kubelet_takes_its_pods_up_again() -> None:
+    held = (hold(1, Plane.DEVICE_PLUGIN, device("acc0")),)
+    assert said(2, holds=held).endswith("to be 0 in the Node's allocatable, which is 2")
+    taking_up = said(0, holds=held, admitting=True)
+    assert taking_up.startswith("waits for the kubelet to take up pod default/p again: until they run,")
+    assert "which is 0" not in taking_up
