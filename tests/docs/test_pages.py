@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 import types
@@ -68,12 +69,20 @@ def test_yaml_is_what_its_kind_says(block: Block) -> None:
         assert {"apiVersion", "kind"} <= one.keys()
         if one["kind"] == "BridgeConfig":
             parse(block.text)
-        elif one["kind"] == "Kustomization":
+        elif one["kind"] in ("Kustomization", "Component"):
             named = [*one.get("resources", []), *one.get("components", [])]
-            assert all((REPOSITORY / block.file).parent.joinpath(path).resolve().exists() for path in named)
+            assert not [path for path in named if not is_there(block, path)]
         else:
             assert {"name"} <= one["metadata"].keys(), "taken by a real API server in `cluster` blocks"
             assert block.file
+
+
+def is_there(block: Block, path: str) -> bool:
+    """Whether a kustomization's path is in the repository, or is a file, or its folder, that the page makes."""
+    whole = Path(os.path.normpath(Path(block.file).parent / path))
+    made = {Path(one.file) for one in blocks(block.page) if one.file}
+    made |= {Path(name) for one in blocks(block.page) for name in re.findall(r"> (\S+)", one.text)}
+    return (REPOSITORY / whole).exists() or any(file.is_relative_to(whole) for file in made)
 
 
 def run(block: Block, monkeypatch: pytest.MonkeyPatch) -> Any:

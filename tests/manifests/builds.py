@@ -83,14 +83,23 @@ class Build:
             shutil.copy(KUSTOMIZE / CONFIGURED / "config.yaml", folder)
             own += MERGED
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + own)
-        command: list[str | Path] = [build.runtime() / "kustomize", "build", folder]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert done.returncode == 0 and not done.stderr, f"{self}: {done.stderr}"
-        return done.stdout
+        return _kustomize(folder)
 
     def objects(self, folder: Path) -> list[Object]:
         """The same, read."""
         return [one for one in yaml.safe_load_all(self.text(folder)) if one]
+
+
+def built(folder: Path) -> list[Object]:
+    """The objects of any kustomization. Raises AssertionError like `Build.text`."""
+    return [one for one in yaml.safe_load_all(_kustomize(folder)) if one]
+
+
+def _kustomize(folder: Path) -> str:
+    command: list[str | Path] = [build.runtime() / "kustomize", "build", folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, f"{folder}: {done.stderr}"
+    return done.stdout
 
 
 def every() -> list[Build]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bridge.config import parse
+from tests.docs.pages import blocks, pages
+from tests.docs.test_commands import environment, folder_of
 from tests.manifests import sayings
 from tests.manifests.builds import (
     CONFIGURED,
@@ -18,6 +21,7 @@ from tests.manifests.builds import (
     OWN_GROUPS,
     REPOSITORY,
     Build,
+    built,
     components,
     every,
     only,
@@ -76,6 +80,25 @@ def test_own_groups_and_what_is_printed_for_them_are_whole(tmp_path: Path) -> No
         objects = Build("base", (*chosen, behind), MERGED).objects(folder)
         sayings.whole(objects)
         assert len([made for made in objects if made["kind"] == "DeviceClass"]) == 2
+
+
+OVERLAYS = [
+    (page, block.file)
+    for page in pages()
+    for block in blocks(page)
+    if block.file.endswith("/kustomization.yaml") and "kind: Kustomization" in block.text
+]
+
+
+@pytest.mark.parametrize(("page", "file"), OVERLAYS, ids=lambda one: getattr(one, "name", one))
+def test_an_overlay_of_the_pages_is_whole(page: Path, file: str, tmp_path: Path) -> None:
+    """With the files that the page writes, and those that its commands make."""
+    folder = folder_of(page, tmp_path)
+    for command in (command for block in blocks(page) for command in block.commands):
+        if command.startswith("bridge config "):
+            bash = ["bash", "-euo", "pipefail", "-c", command]
+            subprocess.run(bash, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment(folder))
+    sayings.whole(built(folder / Path(file).parent))
 
 
 def test_an_overlay_of_ones_own_as_the_base_describes_it(tmp_path: Path) -> None:
