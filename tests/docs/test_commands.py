@@ -44,7 +44,7 @@ def test_commands_in_the_text_are_commands(page: Path) -> None:
     [
         ("bridge mode set dual --batches 2", "No such option"),
         ("bridge sttus", "No such command"),
-        ("bridge config check x", "unexpected extra argument"),
+        ("bridge config show x", "unexpected extra argument"),
         ("bridge release acc0", ""),
         ("make demoo", "no such target"),
         ("kubectl exec x -- bridge doctor --fix", "No such option"),
