@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.protocol.fleet import BRIDGES, MODE, Fleet, running
+from tests.protocol.fleet import BRIDGES, MODE, Fleet, group_state, running, status
 
 NODES = ("node-1", "node-2", "node-10")
 PREVIOUS = "device-bridge.io/previous-mode"
@@ -99,7 +99,7 @@ async def test_an_undo_that_stopped_goes_on_where_it_was(fleet: Fleet) -> None:
     stopped = await fleet.bridge("mode", "set", "--undo", "--timeout", "1s")
     assert stopped.exit_code == 1
     assert (
-        "stopped at node-2: it was not there within 1 s: acc: its daemon has still to take up the label"
+        "node-2 did not go back: it was not there within 1 s: acc: its daemon has still to take up the label"
         in stopped.stderr
     )
     assert (PREVIOUS in fleet.notes("node-10"), PREVIOUS in fleet.notes("node-2")) == (False, True)
@@ -107,6 +107,67 @@ async def test_an_undo_that_stopped_goes_on_where_it_was(fleet: Fleet) -> None:
     fleet._follow("node-2")
     assert (await fleet.bridge("mode", "set", "--undo")).exit_code == 0
     assert all(fleet.notes(name) == {} and MODE not in fleet.labels(name) for name in NODES)
+
+
+async def test_an_undo_goes_back_past_the_node_that_a_switch_stopped_at(fleet: Fleet) -> None:
+    """It comes first on the way back, and its daemon may be down because of the switch."""
+    assert (await fleet.bridge("mode", "set", "dra", "--batch", "3")).exit_code == 0
+    working = fleet.said("node-10")
+    fleet.tell("node-10", {**working, "conditions": status("dra", [], ready=False)["conditions"]})
+    fleet.deaf.add("node-10")
+    fleet.order.clear()
+    done = await fleet.bridge("mode", "set", "--undo", *QUICK, "-o", "json")
+    assert done.exit_code == 1, done.output
+    results = {row["node"]: row["result"] for row in json.loads(done.stdout)}
+    assert results == {"node-10": "failed", "node-2": "switched", "node-1": "switched"}
+    assert "node-10 did not go back: not Ready: NotServed: group acc is not registered" in done.stderr
+    assert "2 of 3 nodes are there, 0 not begun, 1 failed" in done.stderr
+    assert "to go back:" not in done.stderr
+    assert fleet.order == [("node-10", None), ("node-2", None), ("node-1", None)], "it is told to go back too"
+    assert [PREVIOUS in fleet.notes(name) for name in NODES] == [False, False, True]
+
+    fleet.deaf.clear()
+    fleet.heard = lambda node: fleet.tell(node, working)
+    fleet._follow("node-10")
+    assert (await fleet.bridge("mode", "set", "--undo")).exit_code == 0
+    assert fleet.notes("node-10") == {}
+
+
+async def test_an_undo_goes_on_past_a_node_that_somebody_else_switches(fleet: Fleet) -> None:
+    assert (await fleet.bridge("mode", "set", "dra", "--batch", "3")).exit_code == 0
+
+    def meddle(node: str) -> None:
+        if node == "node-10":
+            fleet.registry.patch(
+                "nodes", "node-2", {"metadata": {"labels": {MODE: "device-plugin"}}}, kind="merge"
+            )
+
+    fleet.heard = meddle
+    done = await fleet.bridge("mode", "set", "--undo")
+    assert done.exit_code == 1
+    assert "node-2 did not go back: somebody else is switching it" in done.stderr
+    assert [fleet.labels(name).get(MODE) for name in NODES] == [None, "device-plugin", None]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_a_node_that_goes_back_to_modes_of_its_groups_is_there_when_its_daemon_has_said_more(
+    fleet: Fleet, deaf: bool
+) -> None:
+    """Which modes these are only the daemon knows, and that it is settled it said of those before."""
+    groups = [group_state("acc", "dual", "x/acc"), group_state("nx", "device-plugin", "x/nx")]
+    fleet.node("mixed")
+    fleet.tell("mixed", {**status("mixed", groups)})
+    assert (await fleet.bridge("mode", "set", "dra", "--node", "mixed")).exit_code == 0
+    assert json.loads(fleet.notes("mixed")[PREVIOUS])["was"] == "mixed"
+    if deaf:  # or it has nothing new to say: after a while it is taken at its word
+        fleet.deaf.add("mixed")
+        done = await fleet.bridge("mode", "set", "--undo", "--node", "mixed", "--patience", "1s")
+        assert "mixed: its daemon has still to take up the label" in done.stderr
+    else:
+        done = await fleet.bridge("mode", "set", "--undo", "--node", "mixed", "--patience", "1h")
+        assert fleet.said("mixed")["mode"] == "dual"
+    assert done.exit_code == 0, done.output
+    assert fleet.notes("mixed") == {}
 
 
 async def test_a_node_whose_daemon_is_not_ready_is_not_touched(fleet: Fleet) -> None:

@@ -95,6 +95,16 @@ def told(console: Console) -> None:
         progress.pause(5)
 
 
+def test_on_a_terminal_the_batch_that_is_under_way_is_shown_alone() -> None:
+    written = io.StringIO()
+    with shown(Console(file=written, force_terminal=True, width=120)) as progress:
+        for number in range(1, 4):
+            progress.batch(number, 3, [f"node-{number}"])
+            progress.done(f"node-{number}", "switched")
+    picture = written.getvalue().rpartition("\x1b[2K")[2]
+    assert "batch 3/3" in picture and "batch 1/3" not in picture and "batch 2/3" not in picture
+
+
 def test_a_switch_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     told(Console(file=io.StringIO()))
     assert capsys.readouterr().err.splitlines() == [
