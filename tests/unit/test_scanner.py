@@ -322,7 +322,9 @@ async def test_a_scan_that_fails_leaves_the_last_inventory_and_is_repeated(
 
 async def test_problems_are_logged_once(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
     tree.at("/dev/accdir").mkdir()
-    scanner = Scanner([group("a", include=["/dev/acc*"])], tree.roots, rescan=0.01, sources=Injected())
+    scanner = Scanner(
+        [group("a", include=["/dev/accdir", "/dev/acc*"])], tree.roots, rescan=0.01, sources=Injected()
+    )
     async with running(scanner) as watched:
         await watched.next()
         tree.file("/dev/acc0")
