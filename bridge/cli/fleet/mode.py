@@ -156,8 +156,9 @@ def set_(
     """Switch nodes to a mode, batch by batch: all that a daemon has told of, unless some are chosen.
 
     A node is done when its NodeBridge is Ready, Settled and in the mode; pods keep the devices that they have. It stops
-    at the first node that fails. The same command again goes on where it stopped: nodes that are there are left alone.
-    Progress goes to standard error, the report to standard output.
+    at the first node that fails; an undo goes on with the others, and says at its end which did not go back. The same
+    command again goes on where it stopped: nodes that are there are left alone. Progress goes to standard error, the
+    report to standard output.
 
     Exit 0: all nodes are there; 1: a node failed, or the cluster cannot be asked; 2: the command line makes no sense,
     or there is no usable kubeconfig; 130: interrupted.
