@@ -210,7 +210,7 @@ class GroupSwitch:
             self._refuse(wanted, found)
             return
         self._refusal = None
-        turned = modes.turn(self._switch, wanted.mode, time.time())
+        turned = modes.turn(self._switch, wanted.mode, time.time(), same_name=self._group.keep_resource_name)
         log.info(
             "mode switching",
             extra={
@@ -281,7 +281,8 @@ class GroupSwitch:
             self._fail(str(error))
             await asyncio.sleep(RETRY_S)
             return
-        await self._step_or_pause(modes.achieved(self._switch, due, time.time()))
+        same = self._group.keep_resource_name
+        await self._step_or_pause(modes.achieved(self._switch, due, time.time(), same_name=same))
 
     def _fail(self, error: str) -> None:
         if error != self._trouble:

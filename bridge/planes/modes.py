@@ -3,7 +3,8 @@
 Pure: the record of a switch in, the next record out; the daemon does what is `due` and says when it is `achieved`.
 Every record can be turned to any mode and read back after any death, and comes to its target from there. Nobody is
 left without a plane for longer than the name on both planes demands: a plane that opens is confirmed before the other
-one closes, except on the way to `dra`, where the scheduler serves a name by DRA only when the node has none of it left.
+one closes, except on the way to `dra` under the same name: the scheduler serves that by DRA only when the node has none
+of it left.
 """
 
 from __future__ import annotations
@@ -195,15 +196,15 @@ def opens_dra(switch: Switch, mode: Mode) -> bool:
     return mode is not Mode.DEVICE_PLUGIN and switch.dra is Gate.CLOSED
 
 
-def turn(switch: Switch, mode: Mode, now: float) -> Switch:
-    """Go to a mode from wherever it stands."""
-    return switch if mode is switch.target else _steer(replace(switch, target=mode), now)
+def turn(switch: Switch, mode: Mode, now: float, *, same_name: bool) -> Switch:
+    """Go to a mode from wherever it stands; `same_name`: DRA is to serve the resource name."""
+    return switch if mode is switch.target else _steer(replace(switch, target=mode), now, same_name)
 
 
 def due(switch: Switch) -> Due | None:
     """What has to be done next; None where it has arrived."""
     match switch.device_plugin:
-        case Gate.OPENING:
+        case Gate.OPENING if switch.target is not Mode.DRA:  # there it is to close, as soon as DRA is open
             return Due.LIST
         case Gate.CLOSING:
             return Due.UNLIST
@@ -213,7 +214,7 @@ def due(switch: Switch) -> Due | None:
             return {Gate.OPENING: Due.STORE, Gate.CLOSING: Due.WITHDRAW}.get(switch.dra)
 
 
-def achieved(switch: Switch, done: Due, now: float) -> Switch:
+def achieved(switch: Switch, done: Due, now: float, *, same_name: bool) -> Switch:
     """How it stands when that is done; unchanged if it was not, or no longer, due."""
     if done is not due(switch):
         return switch
@@ -228,10 +229,10 @@ def achieved(switch: Switch, done: Due, now: float) -> Switch:
             after = replace(switch, dra=Gate.OPEN)
         case Due.WITHDRAW:
             after = replace(switch, dra=Gate.CLOSED)
-    return _steer(after, now)
+    return _steer(after, now, same_name)
 
 
-def _steer(switch: Switch, now: float) -> Switch:
+def _steer(switch: Switch, now: float, same_name: bool) -> Switch:
     """Set the gates in motion that its target needs now."""
     plugin, dra = switch.device_plugin, switch.dra
     match switch.target:
@@ -241,6 +242,9 @@ def _steer(switch: Switch, now: float) -> Switch:
             plugin = _opened(plugin)
             if plugin is Gate.OPEN:
                 dra = Gate.CLOSED if dra is Gate.CLOSED else Gate.CLOSING
+        case Mode.DRA if not same_name:
+            dra = _opened(dra)
+            plugin = Gate.CLOSING if plugin.offers and dra is Gate.OPEN else plugin
         case Mode.DRA:
             plugin = Gate.CLOSING if plugin.offers else plugin
             # Not opened before the device plugin is closed: a class of the same name would serve pods by slices

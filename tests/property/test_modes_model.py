@@ -31,7 +31,7 @@ def read_back(switch: Switch) -> Switch:
     return found
 
 
-def check(before: Switch, after: Switch, *, turned: bool) -> None:
+def check(before: Switch, after: Switch, *, turned: bool, same_name: bool) -> None:
     """What may never be, in any record."""
     plugin, dra = after.device_plugin, after.dra
     assert (modes.due(after) is None) == modes.is_settled(after), "every step has an end, and no other"
@@ -39,24 +39,26 @@ def check(before: Switch, after: Switch, *, turned: bool) -> None:
     assert not modes.is_settled(after) or after.mode is after.target
     assert dra is not Gate.WAITING
     if not plugin.offers and not dra.offers:
-        assert after.target is Mode.DRA and plugin in (Gate.CLOSING, Gate.WAITING)
+        assert same_name and after.target is Mode.DRA and plugin in (Gate.CLOSING, Gate.WAITING)
         assert dra is Gate.CLOSED, "what was open stays open"
     if dra is Gate.CLOSING:
         assert (after.target, plugin) == (Mode.DEVICE_PLUGIN, Gate.OPEN), "closed only beside the other one"
-    if before.dra is Gate.CLOSED and dra is Gate.OPENING and after.target is Mode.DRA:
+    if before.dra is Gate.CLOSED and dra is Gate.OPENING and after.target is Mode.DRA and same_name:
         assert plugin is Gate.CLOSED, "two counts of one name"
     if before.device_plugin.offers and not plugin.offers:
-        assert turned and modes.closes_device_plugin(before, after.target), (
-            "it can be refused before it begins"
-        )
+        assert modes.closes_device_plugin(before, after.target)
+        assert turned or not same_name, "it can be refused before it begins"
+        assert same_name or dra is Gate.OPEN, "of two names one is always there"
     if before.dra is Gate.CLOSED and dra.offers and turned:
         assert modes.opens_dra(before, after.target)
 
 
-@given(st.sampled_from(Mode), turns)
-def test_from_wherever_it_is_turned_a_group_arrives(first: Mode, turns: list[Mode | str]) -> None:
+@given(st.sampled_from(Mode), turns, st.booleans())
+def test_from_wherever_it_is_turned_a_group_arrives(
+    first: Mode, turns: list[Mode | str], same_name: bool
+) -> None:
     switch = modes.settled("acc", first, 0.0)
-    check(switch, switch, turned=False)
+    check(switch, switch, turned=False, same_name=same_name)
     for number, turn in enumerate(turns, 1):
         before = switch
         match turn:
@@ -65,31 +67,32 @@ def test_from_wherever_it_is_turned_a_group_arrives(first: Mode, turns: list[Mod
                 assert switch == before
             case "step":
                 due = modes.due(switch)
-                switch = switch if due is None else modes.achieved(switch, due, float(number))
+                if due is not None:
+                    switch = modes.achieved(switch, due, float(number), same_name=same_name)
                 assert due is None or switch != before
             case mode:
-                switch = modes.turn(switch, Mode(mode), float(number))
+                switch = modes.turn(switch, Mode(mode), float(number), same_name=same_name)
                 assert switch.target is mode
-        check(before, switch, turned=isinstance(turn, Mode))
+        check(before, switch, turned=isinstance(turn, Mode), same_name=same_name)
     for step in range(LONGEST + 1):
         due = modes.due(switch)
         if due is None:
             break
         assert step < LONGEST, f"it does not arrive: {switch}"
-        before, switch = switch, modes.achieved(switch, due, 99.0 + step)
-        check(before, switch, turned=False)
+        before, switch = switch, modes.achieved(switch, due, 99.0 + step, same_name=same_name)
+        check(before, switch, turned=False, same_name=same_name)
     assert modes.is_settled(switch) and switch.mode is switch.target
 
 
-@given(st.sampled_from(Mode), turns, st.sampled_from(Due))
+@given(st.sampled_from(Mode), turns, st.sampled_from(Due), st.booleans())
 def test_what_is_confirmed_too_late_or_twice_changes_nothing(
-    first: Mode, turns: list[Mode | str], late: Due
+    first: Mode, turns: list[Mode | str], late: Due, same_name: bool
 ) -> None:
     switch = modes.settled("acc", first, 0.0)
     for turn in turns:
         if isinstance(turn, Mode):
-            switch = modes.turn(switch, turn, 1.0)
+            switch = modes.turn(switch, turn, 1.0, same_name=same_name)
         elif (due := modes.due(switch)) is not None:
-            switch = modes.achieved(switch, due, 1.0)
+            switch = modes.achieved(switch, due, 1.0, same_name=same_name)
     if late is not modes.due(switch):
-        assert modes.achieved(switch, late, 2.0) == switch
+        assert modes.achieved(switch, late, 2.0, same_name=same_name) == switch

@@ -15,7 +15,7 @@ from bridge.daemon.own_node import OwnNode
 from bridge.daemon.rivals import Rivals
 from bridge.ledger.holds import Plane
 from bridge.ledger.switches import Gate
-from bridge.planes.modes import ACCEPT_STRANDED, WAIT_FOR_HOLDERS
+from bridge.planes.modes import ACCEPT_STRANDED, WAIT_FOR_HOLDERS, Due
 from bridge.sandbox import make
 from dra_v1.resource_api import ResourceApi
 from tests.protocol.modes import SAME_NAME, migrating, modes
@@ -308,3 +308,16 @@ async def test_a_new_ledger_reads_claims_where_only_the_label_says_that_dra_is_o
         it.want("dra")
         await it.start()
         assert it.switch().target is DRA and read.is_set()
+
+
+async def test_with_a_name_of_its_own_dra_is_open_before_the_device_plugin_closes() -> None:
+    async with modes(mode="device-plugin") as it:
+        it.hold(Due.STORE)
+        it.want("dra")
+        async with asyncio.timeout(20):
+            await it.stopped[Due.STORE].wait()
+        await it.node.offers(acc(0), acc(1))
+        await it.node.lists({acc(0), acc(1)}, set())
+        assert (it.switch().device_plugin, it.switch().dra) == (Gate.OPEN, Gate.OPENING)
+        it.let_go()
+        await it.arrives("dra")

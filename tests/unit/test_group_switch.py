@@ -30,6 +30,10 @@ from tests.unit.rosters import device, group, inventory
 RESOURCE = "device-bridge.io/acc"
 
 
+def turned(switch: Switch, mode: Mode) -> Switch:
+    return modes.turn(switch, mode, 0.0, same_name=False)
+
+
 class Disk(Ledger):
     """A ledger whose disk may be full.
 
@@ -190,7 +194,7 @@ async def test_a_switch_that_a_full_disk_kept_from_beginning_begins_when_there_i
 async def test_a_step_that_a_full_disk_kept_from_being_written_is_written_later(
     ledger: Disk, soon: None
 ) -> None:
-    await ledger.switch(modes.turn(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL, 0.0))
+    await ledger.switch(turned(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL))
     it = Bench(ledger, Mode.DUAL)
     ledger.full = 2
     async with it.running():
@@ -213,9 +217,9 @@ async def test_while_the_disk_is_full_a_step_is_tried_after_a_pause_and_not_with
         await go_on.wait()
 
     if gate is None:
-        await ledger.switch(modes.turn(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL, 0.0))
+        await ledger.switch(turned(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL))
     else:
-        begun = modes.turn(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DRA, 0.0)
+        begun = turned(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DRA)
         await ledger.switch(replace(begun, device_plugin=gate, dra=Gate.OPENING))
     it = Bench(ledger, Mode.DUAL if gate is None else Mode.DRA)
     ledger.tried, ledger.full = 0, 50
@@ -258,7 +262,7 @@ async def test_what_could_not_be_checked_is_looked_at_again_soon(ledger: Disk, s
 
 
 async def test_a_node_that_cannot_be_read_has_not_counted_what_is_listed(ledger: Disk, soon: None) -> None:
-    await ledger.switch(modes.turn(modes.settled("acc", Mode.DRA, 0.0), Mode.DUAL, 0.0))
+    await ledger.switch(turned(modes.settled("acc", Mode.DRA, 0.0), Mode.DUAL))
     it = Bench(ledger, Mode.DUAL)
     it.node.show(trouble="it is away")
     async with it.running():
@@ -273,7 +277,7 @@ async def test_a_node_that_cannot_be_read_has_not_counted_what_is_listed(ledger:
 async def test_what_a_closed_runner_would_never_confirm_is_asked_of_the_next(
     ledger: Disk, soon: None
 ) -> None:
-    await ledger.switch(modes.turn(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL, 0.0))
+    await ledger.switch(turned(modes.settled("acc", Mode.DEVICE_PLUGIN, 0.0), Mode.DUAL))
     it = Bench(ledger, Mode.DUAL)
     first = it.serving.one
     assert first is not None

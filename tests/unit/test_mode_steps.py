@@ -19,14 +19,14 @@ DP, DUAL, DRA = Mode.DEVICE_PLUGIN, Mode.DUAL, Mode.DRA
 OPEN, OPENING, CLOSING, WAITING, CLOSED = Gate.OPEN, Gate.OPENING, Gate.CLOSING, Gate.WAITING, Gate.CLOSED
 
 
-def way(mode: Mode, target: Mode) -> list[tuple[Phase, Due]]:
+def way(mode: Mode, target: Mode, same_name: bool) -> list[tuple[Phase, Due]]:
     """Every step from a mode to another: the phase, and what is due in it."""
-    switch = modes.turn(modes.settled("acc", mode, 0.0), target, 1.0)
+    switch = modes.turn(modes.settled("acc", mode, 0.0), target, 1.0, same_name=same_name)
     steps = []
     while (due := modes.due(switch)) is not None:
         assert switch.mode is mode, "it is in the old mode until it has arrived"
         steps.append((modes.phase(switch), due))
-        switch = modes.achieved(switch, due, switch.since + 1)
+        switch = modes.achieved(switch, due, switch.since + 1, same_name=same_name)
     assert (switch.mode, modes.phase(switch), modes.is_settled(switch)) == (target, Phase.SETTLED, True)
     return steps
 
@@ -48,15 +48,25 @@ def way(mode: Mode, target: Mode) -> list[tuple[Phase, Due]]:
     ],
 )
 def test_the_steps_between_two_modes(mode: Mode, target: Mode, steps: list[tuple[Phase, Due]]) -> None:
-    assert way(mode, target) == steps
+    assert way(mode, target, same_name=True) == steps
+    if (mode, target) != (DP, DRA):
+        assert way(mode, target, same_name=False) == steps
 
 
-def half_way(mode: Mode, target: Mode, steps: int) -> Switch:
-    switch = modes.turn(modes.settled("acc", mode, 0.0), target, 1.0)
+def test_of_two_names_that_of_dra_is_open_before_the_device_plugin_begins_to_close() -> None:
+    assert way(DP, DRA, same_name=False) == [
+        (Phase.OPENING, Due.STORE),
+        (Phase.CLOSING, Due.UNLIST),
+        (Phase.WAITING, Due.ALLOCATABLE),
+    ]
+
+
+def half_way(mode: Mode, target: Mode, steps: int, same_name: bool = True) -> Switch:
+    switch = modes.turn(modes.settled("acc", mode, 0.0), target, 1.0, same_name=same_name)
     for _ in range(steps):
         due = modes.due(switch)
         assert due is not None
-        switch = modes.achieved(switch, due, 2.0)
+        switch = modes.achieved(switch, due, 2.0, same_name=same_name)
     return switch
 
 
@@ -85,16 +95,40 @@ def half_way(mode: Mode, target: Mode, steps: int) -> Switch:
 def test_a_switch_is_turned_round_from_each_step(
     mode: Mode, target: Mode, steps: int, turned: Mode, gates: tuple[Gate, Gate]
 ) -> None:
-    switch = modes.turn(half_way(mode, target, steps), turned, 3.0)
+    switch = modes.turn(half_way(mode, target, steps), turned, 3.0, same_name=True)
     assert (switch.device_plugin, switch.dra) == gates
     assert (switch.mode, switch.target) == (mode, turned)
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "steps", "turned", "gates"),
+    [
+        (DP, DRA, 0, DP, (OPEN, CLOSING)),
+        (DP, DRA, 1, DP, (OPENING, OPEN)),
+        (DP, DRA, 0, DUAL, (OPEN, OPENING)),
+        (DP, DUAL, 0, DRA, (OPEN, OPENING)),
+        (DUAL, DP, 0, DRA, (OPEN, OPENING)),
+        (DRA, DP, 0, DRA, (CLOSING, OPEN)),
+        (DRA, DP, 1, DRA, (OPEN, OPENING)),
+    ],
+)
+def test_of_two_names_one_is_always_offered(
+    mode: Mode, target: Mode, steps: int, turned: Mode, gates: tuple[Gate, Gate]
+) -> None:
+    switch = modes.turn(half_way(mode, target, steps, same_name=False), turned, 3.0, same_name=False)
+    assert (switch.device_plugin, switch.dra) == gates
+
+
+def test_a_device_plugin_that_is_to_close_is_not_waited_for_to_open() -> None:
+    switch = replace(half_way(DP, DRA, 0, same_name=False), device_plugin=OPENING)
+    assert modes.due(switch) is Due.STORE
 
 
 def test_what_was_not_due_changes_nothing() -> None:
     switch = half_way(DUAL, DRA, 1)
     for done in set(Due) - {Due.ALLOCATABLE}:
-        assert modes.achieved(switch, done, 9.0) == switch
-    assert modes.turn(switch, DRA, 9.0) == switch
+        assert modes.achieved(switch, done, 9.0, same_name=True) == switch
+    assert modes.turn(switch, DRA, 9.0, same_name=True) == switch
 
 
 @pytest.mark.parametrize(
