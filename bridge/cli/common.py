@@ -60,12 +60,12 @@ def load_config(path: Path, otherwise: str = "") -> Config:
     try:
         return load(path)
     except ConfigErrors as errors:
-        hint = f"; {otherwise}" if otherwise and not path.exists() else ""
+        hint = f", {otherwise}" if otherwise and not path.exists() else ""
         typer.echo(f"bridge: {errors}{hint}", err=True)
         raise typer.Exit(2) from None
 
 
-OR_A_NODE = "give one with --config, or ask a node of the cluster with --node"
+OR_A_NODE = "or ask a node of the cluster with --node"
 """On a workstation there is no configuration, and nothing to look at."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import enum
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,12 +120,13 @@ def _check(named: Sequence[Path], diff: bool, write: bool) -> None:
 def _warn(groups: Sequence[Group], targets: Mapping[str, Target], results: Sequence[Result]) -> None:
     """Of claims for what the nodes do not offer through DRA, as far as their configuration says."""
     for group in groups:
-        made = f"deviceClassName: {targets[group.resource_name].device_class}\n"
-        more = any(result.text.count(made) > result.file.text.count(made) for result in results)
+        device_class = targets[group.resource_name].device_class
+        asks = re.compile(rf'deviceClassName"?: *"?{re.escape(device_class)}(?![\w.-])')  # YAML or JSON
+        more = any(len(asks.findall(one.text)) > len(asks.findall(one.file.text)) for one in results)
         if more and group.mode.value == "device-plugin":
             typer.echo(
                 f"bridge: group {group.name} is in mode device-plugin, which offers nothing through DRA: pods with "
-                f"claims of {targets[group.resource_name].device_class} stay pending until it is in dual or dra "
+                f"claims of {device_class} stay pending until it is in dual or dra "
                 "(`bridge mode set`)",
                 err=True,
             )

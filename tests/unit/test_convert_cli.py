@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -112,6 +114,9 @@ def test_claims_for_what_is_not_offered_through_dra_are_warned_of() -> None:
     assert "claims of serial.device-bridge.io stay pending" in shown.stderr
     assert convert("-f", AFTER / "list.yaml").stderr == "", "what is converted already was warned of then"
     assert convert("-f", BEFORE / "cronjob.yaml").stderr == ""
+    pod = yaml.safe_load(GPU.replace("nvidia.com/gpu", "device-bridge.io/serial"))
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [pod]})
+    assert "group serial is in mode device-plugin" in convert("-f", "-", text=text).stderr
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
