@@ -21,6 +21,7 @@ from tests.manifests.builds import (
     OWN_GROUPS,
     REPOSITORY,
     Build,
+    Object,
     built,
     components,
     every,
@@ -65,21 +66,43 @@ def test_an_overlay_of_ones_own_has_its_own_configuration(one: Build, component:
     assert sayings.configuration(objects) == parse(text)
 
 
-def test_own_groups_and_what_is_printed_for_them_are_whole(tmp_path: Path) -> None:
-    """The overlay that docs/configuration.md shows, with the accelerator of an import besides."""
+def with_groups(folder: Path, *order: str) -> list[Object]:
+    """The overlay that docs/configuration.md shows, with the two groups of an import; `groups` is that component."""
     samples = REPOSITORY / "samples" / "power-device-plugin"
-    for number, chosen in enumerate([(OWN_GROUPS,), (DROP_IN, OWN_GROUPS), (OWN_GROUPS, "monitoring")]):
-        folder = tmp_path / str(number)
-        (folder / "groups").mkdir(parents=True)
-        shutil.copy(samples / "config.yaml", folder)
-        shutil.copy(samples / "classes.yaml", folder / "groups" / "groups.yaml")
-        (folder / "groups" / "kustomization.yaml").write_text(
-            "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nresources: [groups.yaml]\n"
-        )
-        behind = os.path.relpath(folder / "groups", KUSTOMIZE / "components")
-        objects = Build("base", (*chosen, behind), MERGED).objects(folder)
-        sayings.whole(objects)
-        assert len([made for made in objects if made["kind"] == "DeviceClass"]) == 2
+    (folder / "groups").mkdir()
+    shutil.copy(samples / "config.yaml", folder)
+    shutil.copy(samples / "classes.yaml", folder / "groups" / "groups.yaml")
+    (folder / "groups" / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nresources: [groups.yaml]\n"
+    )
+    groups = os.path.relpath(folder / "groups", KUSTOMIZE / "components")
+    return Build("base", tuple(groups if name == "groups" else name for name in order), MERGED).objects(
+        folder
+    )
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        (OWN_GROUPS, "groups"),
+        (DROP_IN, OWN_GROUPS, "groups"),
+        (OWN_GROUPS, "monitoring", "groups", "operators"),
+        (OWN_GROUPS, "groups", "extended-resource-names"),
+    ],
+    ids="+".join,
+)
+def test_own_groups_and_what_is_printed_for_them_are_whole(order: tuple[str, ...], tmp_path: Path) -> None:
+    objects = with_groups(tmp_path, *order)
+    sayings.whole(objects)
+    assert len([made for made in objects if made["kind"] == "DeviceClass"]) == 2
+
+
+@pytest.mark.parametrize(
+    "order", [("groups",), ("groups", DROP_IN), (OWN_GROUPS, "groups", DROP_IN)], ids="+".join
+)
+def test_groups_that_would_undo_one_another_are_an_error(order: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"already registered|testing value"):
+        with_groups(tmp_path, *order)
 
 
 OVERLAYS = [
