@@ -82,7 +82,7 @@ BREAKS = (
         "Unprepare alone ends a hold",
         "S4",
         "bridge/ledger/ledger.py",
-        "            PutHold(replace(h, phase=Phase.RELEASING))\n",
+        "            PutHold(replace(h, phase=Phase.RELEASING, by_name=h.by_name or by_name))\n",
         "            DropHold(h.id)\n",
         (_STORE, _MODEL),
     ),
