@@ -1,25 +1,34 @@
 """What keeps a group from being switched: asked of the API server before anything begins to close.
 
 Only what would leave pods without a plane is an obstacle: a cluster without DRA, or a resource name that is to go on
-and that no DeviceClass carries (KEP-5004), so that pods which ask for it would stay pending.
+and that no DeviceClass carries (KEP-5004), so that pods which ask for it would stay pending; or a kubelet that does not
+take the driver.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from bridge.config import Group, Mode
+from bridge.daemon.serving import NotServed, Serving
+from bridge.ledger.holds import Plane
 from bridge.ledger.switches import Switch
 from bridge.planes.modes import ACCEPT_STRANDED, Options, Reason, closes_device_plugin, opens_dra
 from bridge.platform.budget import Budget
+from bridge.platform.cdi import CdiError
 from bridge.platform.rights import minor_version
 from dra_v1.kube_errors import ApiError, Forbidden, NotFound
 from dra_v1.resource_api import NoResourceApi, ResourceApi
+from dra_v1.sockets import SocketError
 
 NAMES_MINOR = 36
 """The release from which a cluster keeps `extendedResourceName` without a gate being opened (KEP-5004)."""
 
 _NAMES_FIRST_MINOR = 34
+
+REGISTERED_S = 10.0
+"""How long the kubelet may take to register a driver, and the API server to answer for its slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,25 @@ async def obstacle(
     except ApiError as error:
         return Obstacle(Reason.NOT_CHECKED, f"it cannot be told whether {mode} is possible: {error}")
     return None
+
+
+async def unregistered(group: Group, serving: Serving) -> Obstacle | None:
+    """What keeps the kubelet from taking the group's driver, tried while the device plugin still serves the name;
+    nothing is offered by it yet."""
+    try:
+        await serving.open(group, Plane.DRA)
+        if (runner := serving.runner(group.name)) is not None:
+            async with asyncio.timeout(REGISTERED_S):
+                await runner.published()
+    except TimeoutError:
+        why = f"driver {group.driver_name} was not registered and published within {REGISTERED_S:g} s"
+    except (NotServed, SocketError, CdiError, NoResourceApi, RuntimeError) as error:
+        why = str(error)
+    else:
+        return None
+    return Obstacle(
+        Reason.NOT_CHECKED, f"it cannot be told whether DRA can serve {group.resource_name}: {why}"
+    )
 
 
 async def _name(group: Group, version: str, resources: ResourceApi, budget: Budget) -> Obstacle | None:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from bridge.config import Group
+from bridge.config import Group, Mode
 from bridge.daemon.admitting import Admitting
 from bridge.daemon.counted import Counted
 from bridge.daemon.groups import GroupRunner
-from bridge.daemon.obstacles import Obstacle, obstacle
+from bridge.daemon.obstacles import Obstacle, obstacle, unregistered
 from bridge.daemon.own_node import OwnNode
 from bridge.daemon.serving import NotServed, Serving
 from bridge.ledger.holds import Hold, Plane
@@ -206,6 +206,8 @@ class GroupSwitch:
         found = await obstacle(
             self._switch, wanted.mode, self._group, self._options(), around.resources, around.budget
         )
+        if found is None and self._goes_dark(wanted.mode) and self._serving is not None:
+            found = await unregistered(self._group, self._serving)
         if found is not None:
             self._refuse(wanted, found)
             return
@@ -221,6 +223,11 @@ class GroupSwitch:
             },
         )
         await self._step_or_pause(turned)
+
+    def _goes_dark(self, mode: Mode) -> bool:
+        """Whether the device plugin would close before DRA has ever been open."""
+        closes = modes.closes_device_plugin(self._switch, mode) and self._group.keep_resource_name
+        return closes and self._switch.dra is Gate.CLOSED
 
     def _refuse(self, wanted: Wanted, why: Obstacle) -> None:
         before = self._refusal

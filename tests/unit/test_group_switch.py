@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.config import Group, Mode
+from bridge.daemon import obstacles
 from bridge.daemon import switch as module
 from bridge.daemon.own_node import NodeView
 from bridge.daemon.switch import GroupSwitch, Surroundings
@@ -19,7 +20,7 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import LedgerError
 from bridge.ledger.switches import Gate, Switch
 from bridge.planes import modes
-from bridge.planes.modes import LABEL, Reason
+from bridge.planes.modes import ACCEPT_STRANDED, LABEL, Reason
 from bridge.planes.report import Report
 from bridge.planes.rosters import Rosters
 from bridge.platform.budget import Budget
@@ -122,8 +123,8 @@ class Api:
 class Bench:
     """One group's switch, and what surrounds it."""
 
-    def __init__(self, ledger: Disk, configured: Mode) -> None:
-        self.group = group(configured)
+    def __init__(self, ledger: Disk, configured: Mode, same_name: bool = False) -> None:
+        self.group = replace(group(configured), keep_resource_name=same_name)
         self.ledger, self.node, self.serving, self.api = ledger, Node(), Serving(), Api()
         rosters = Rosters((self.group,), inventory(device("acc0")), ledger)
         self.switch = GroupSwitch(
@@ -287,3 +288,21 @@ async def test_what_a_closed_runner_would_never_confirm_is_asked_of_the_next(
         it.serving.one = Runner()
         it.serving.changed.ring()
         await it.until(lambda: it.settled(Mode.DUAL))
+
+
+async def test_a_name_is_not_closed_for_a_driver_that_the_kubelet_does_not_take(
+    ledger: Disk, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obstacles, "REGISTERED_S", 0.02)
+    it = Bench(ledger, Mode.DEVICE_PLUGIN, same_name=True)
+    runner = it.serving.one
+    assert runner is not None
+    runner.open.clear()
+    async with it.running():
+        it.node.view = NodeView({LABEL: Mode.DRA}, {ACCEPT_STRANDED: "*"}, {})
+        it.node.changed.ring()
+        await it.until(lambda: it.switch.now.reason is Reason.NOT_CHECKED)
+        assert "was not registered and published" in it.switch.now.message
+        assert it.settled(Mode.DEVICE_PLUGIN)
+        runner.open.set()
+        await it.until(lambda: it.settled(Mode.DRA))
