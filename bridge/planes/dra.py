@@ -193,9 +193,7 @@ class DraPlane:
 
     async def _unprepare(self, ref: ClaimRef) -> UnprepareError | None:
         try:
-            kept = self._around.ledger.account.prepared(self._group, ref.uid)
-            by_name = kept is not None and is_by_name(kept.answer)
-            await self._around.ledger.unprepare(self._group, ref.uid, by_name=by_name)
+            await self._around.ledger.unprepare(self._group, ref.uid, by_name=self._by_name(ref))
             await asyncio.to_thread(self._around.cdi.remove_claim, self._group, ref.uid)
         except (LedgerError, CdiError) as error:
             log.error(
@@ -204,6 +202,16 @@ class DraPlane:
             return UnprepareError(str(error))
         self._around.deallocations.expect(ref.uid)
         return None
+
+    def _by_name(self, ref: ClaimRef) -> bool:
+        """Whether a claim was made for a pod that asked by resource name; an answer that cannot be read must not keep
+        it from being let go."""
+        kept = self._around.ledger.account.prepared(self._group, ref.uid)
+        try:
+            return kept is not None and is_by_name(kept.answer)
+        except ValueError as error:
+            log.warning("stored answer unreadable", extra={"claim": str(ref), "error": str(error)})
+            return False
 
 
 def asker_of(claim: Claim) -> Asker:

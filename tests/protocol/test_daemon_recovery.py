@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from watchdog.observers import Observer
 from bridge.daemon import sources
 from bridge.ledger.holds import Phase, Plane
 from bridge.ledger.ledger import Ledger
+from bridge.planes import dra
 from bridge.planes.dra import DraPlane
 from bridge.sandbox import make
 from bridge.sandbox.kubelet.endpoint import EndpointError
@@ -119,6 +121,16 @@ async def test_h7_an_unprepared_claim_holds_until_it_is_deallocated() -> None:
         registry.patch("resourceclaims", "c", patch, namespace="default", kind="merge", subresource="status")
         await node.holds_are(set())
         await node.allocate(acc(0))
+
+
+async def test_a_claim_whose_stored_answer_cannot_be_read_is_let_go_all_the_same() -> None:
+    async with stage() as node:
+        claim = node.claim_on("c", acc(0))
+        await node.prepare(claim)
+        with mock.patch.object(dra, "is_by_name", side_effect=ValueError("not a stored claim")):
+            assert not (await node.unprepare(claim))[uid(claim)].error
+        assert node.phases() == {acc(0): Phase.RELEASING}
+        assert (await node.log.wait("stored answer unreadable"))["claim"] == "default/c"
 
 
 async def test_h12_a_grant_whose_pod_failed_for_another_reason_is_kept_and_then_ends(clock: Clock) -> None:
