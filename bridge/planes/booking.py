@@ -36,7 +36,9 @@ async def book(act: Callable[[], Awaitable[T]], deallocations: Deallocations) ->
 
 
 async def book_patiently(act: Callable[[], Awaitable[T]], deallocations: Deallocations) -> T:
-    """Book by `act`; as long as nothing but claims that were unprepared stands in the way, ask for a while.
+    """Book by `act`; as long as a claim that was unprepared is among what stands in the way, ask for a while.
+
+    It may be all that is in the way even where others are named: a shared device has many holders.
 
     Gives and raises what `act` does.
     """
@@ -48,7 +50,7 @@ async def book_patiently(act: Callable[[], Awaitable[T]], deallocations: Dealloc
         except Refused as refused:
             left = end - loop.time()
             leaving = _claims(refused, Phase.RELEASING)
-            if left <= 0 or not leaving or any(h.phase is not Phase.RELEASING for h in refused.blockers):
+            if left <= 0 or not leaving:
                 raise
             if not await deallocations.ask(leaving, within=left):
                 await asyncio.sleep(min(PAUSE_S, left))

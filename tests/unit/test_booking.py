@@ -88,6 +88,11 @@ async def test_a_pod_is_refused_at_once_where_waiting_would_not_help(blockers: t
     assert (asked.times, ledger.asked) == (0, 1)
 
 
+async def test_of_a_shared_device_one_share_that_is_leaving_may_be_enough() -> None:
+    ledger = Ledger([hold(Phase.RELEASING), hold(Phase.PREPARED, "u2")])
+    assert await book_patiently(ledger.act, Asked(True).it()) == "booked"
+
+
 async def test_a_silent_api_server_keeps_a_pod_waiting_for_no_longer_than_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
