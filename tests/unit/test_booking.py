@@ -74,12 +74,7 @@ async def test_a_pod_waits_until_the_claim_that_has_left_is_deallocated(
 
 @pytest.mark.parametrize(
     "blockers",
-    [
-        (),
-        (hold(Phase.RESERVED),),
-        (hold(Phase.PREPARED),),
-        (hold(Phase.RELEASING), hold(Phase.PREPARED, "u2")),
-    ],
+    [(), (hold(Phase.RESERVED),), (hold(Phase.PREPARED),)],
 )
 async def test_a_pod_is_refused_at_once_where_waiting_would_not_help(blockers: tuple[Hold, ...]) -> None:
     asked, ledger = Asked(), Ledger(blockers)
