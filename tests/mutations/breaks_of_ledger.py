@@ -266,8 +266,8 @@ BREAKS = (
         "the kubelet may have an ID again although its last pod still runs",
         "S2 H9 H14",
         "bridge/planes/regrants.py",
-        "            elif answer.containers:\n",
-        "            elif False:\n",
+        "            if answer.containers:\n",
+        "            if False:\n",
         (_REGRANTS,),
     ),
     Break(
@@ -490,8 +490,8 @@ BREAKS = (
         "a claim is answered from an account that never reached the disk",
         "S1 S5",
         "bridge/planes/dra.py",
-        "            kept is None or self._around.ledger.failure\n",
-        "            kept is None\n",
+        "        if kept is None or ledger.failure:",
+        "        if kept is None:",
         (_DISKS, "tests/property/test_arbitration_model.py"),
     ),
 )
