@@ -35,6 +35,8 @@ def cdi_out_of_order(node: Node) -> Iterator[None]:
 async def test_devices_left_out_are_told_once() -> None:
     async with stage(start=False) as node:
         (node.box.paths.root / "dev/crypto/acc7").mkdir()
+        named = {"include": ["/dev/crypto/acc*", "/dev/crypto/acc7"]}
+        node.config["groups"] = [ACC | {"options": named}]
         await node.box.observe.wait("KubeletSynced")
         await node.start()
         node.box.tree.add("/dev/crypto/acc5")
