@@ -33,6 +33,9 @@ LOOK_S = 60.0
 KEPT_S = 120.0
 """A claim that has no device any longer is unprepared within so long, or people are told that it is not."""
 
+QUESTIONS = 64
+"""Claims asked for in one look: a kubelet that has lost its state lists none of a thousand, and hand-outs go first."""
+
 _ASK_AGAIN_S = 60.0
 _LONGEST_S = 3600.0
 """Pauses between questions for a claim that is still there: one that no container names is never listed."""
@@ -134,7 +137,8 @@ class Orphans:
             and may_be_orphaned(claim.holder, self._drivers[claim.group], sighting)
         }
         self._suspects = {key: self._suspects.get(key, Suspect()) for key in found}
-        asked = [key for key, suspect in self._suspects.items() if sighting.at >= suspect.ask_at]
+        due = [key for key, suspect in self._suspects.items() if sighting.at >= suspect.ask_at]
+        asked = sorted(due, key=lambda key: self._suspects[key].ask_at)[:QUESTIONS]
         if not asked:
             return
         gone = [key for key in asked if await self._is_gone(found[key], self._suspects[key], sighting)]

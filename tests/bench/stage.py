@@ -124,7 +124,7 @@ class Stage:
             shutil.rmtree(self.outside(self.state_dir), ignore_errors=True)
             self.outside(self.state_dir).mkdir(parents=True)
         name = f"bridge-{next(self._starts)}"
-        argv = [sys.executable, "-m", "bridge", "run", "--config", str(config)]
+        argv = [sys.executable, "-m", "tests.bench.unlisted", "run", "--config", str(config)]
         argv += ["--kubeconfig", str(self.kubeconfig), "--node-name", self.cluster.node_name]
         return Daemon(self.popen(argv, name), name, self, config.stem)
 

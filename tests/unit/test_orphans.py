@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bridge.daemon import orphans
 from bridge.daemon.orphans import Orphans, may_be_orphaned, nobody_uses
 from bridge.ledger.evidence import ClaimedDevice, Sighting
 from bridge.ledger.holds import ClaimHolder, Phase, Pick, Use
@@ -214,3 +215,24 @@ async def test_h21_a_claim_that_is_there_is_asked_for_ever_more_seldom(bench: Be
     await bench.see(*[QUIET] * 240)
     assert asked == 6 + 4, "and each hour"
     assert bench.phases == [Phase.PREPARED]
+
+
+async def test_h21_of_many_that_nobody_lists_some_are_asked_for_in_each_look_and_all_in_turn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "QUESTIONS", 2)
+    for number in range(1, 5):
+        pick = Pick("acc", f"acc{number}", f"acc{number}", (Use(f"/dev/acc{number}", 1, 1),))
+        await bench.ledger.prepare("acc", ClaimHolder("default", f"c{number}", f"uid-{number}"), [pick], "{}")
+    asked: list[str] = []
+
+    async def there(namespace: str, name: str) -> dict[str, Any]:
+        asked.append(name)
+        uid = "uid-c" if name == "c" else f"uid-{name[1:]}"
+        return {"metadata": {"namespace": "default", "name": name, "uid": uid}}
+
+    bench.server.get_claim = there  # type: ignore[method-assign]
+    await bench.see(QUIET)
+    assert len(asked) == 2
+    await bench.see(QUIET, QUIET)
+    assert set(asked) == {"c", "c1", "c2", "c3", "c4"}
