@@ -29,7 +29,20 @@ from tests.manifests.builds import (
 )
 
 # The first build of the programs takes minutes.
-pytestmark = [pytest.mark.e2e, pytest.mark.ci, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+COMBINATIONS = [
+    pytest.param(one, id=str(one), marks=[pytest.mark.ci] if len(one.components) < 2 else [])
+    for one in every()
+]
+"""Alone and with one component in every run; all of them take minutes."""
+
+STACKS = [
+    pytest.param(one, component, id=f"{one}, {component}", marks=[] if component else [pytest.mark.ci])
+    for component in ("", *components())
+    for one in every()
+    if not one.components
+]
 
 OWN = """apiVersion: device-bridge.io/v1alpha1
 kind: BridgeConfig
@@ -41,11 +54,12 @@ daemon: {metricsAddress: "[::]:9464"}
 OTHER_NAMESPACE = "namespace: devices\n"
 
 
-@pytest.mark.parametrize("one", every(), ids=str)
+@pytest.mark.parametrize("one", COMBINATIONS)
 def test_a_build_is_whole(one: Build, tmp_path: Path) -> None:
     sayings.whole(one.objects(tmp_path))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("root", ["base", "overlays/openshift"])
 def test_an_overlay_that_moves_the_namespace_takes_everything_along(root: str, tmp_path: Path) -> None:
     objects = Build(root, ("monitoring",), OTHER_NAMESPACE).objects(tmp_path)
@@ -54,8 +68,7 @@ def test_an_overlay_that_moves_the_namespace_takes_everything_along(root: str, t
     assert {one["metadata"].get("namespace", "devices") for one in objects} == {"devices"}
 
 
-@pytest.mark.parametrize("one", [one for one in every() if not one.components], ids=str)
-@pytest.mark.parametrize("component", ["", *components()])
+@pytest.mark.parametrize(("one", "component"), STACKS)
 def test_an_overlay_of_ones_own_has_its_own_configuration(one: Build, component: str, tmp_path: Path) -> None:
     """Whatever it stands on and lists, and in whichever order."""
     if component == DROP_IN and one.root == CONFIGURED:
@@ -81,6 +94,7 @@ def with_groups(folder: Path, *order: str) -> list[Object]:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "order",
     [
@@ -97,6 +111,7 @@ def test_own_groups_and_what_is_printed_for_them_are_whole(order: tuple[str, ...
     assert len([made for made in objects if made["kind"] == "DeviceClass"]) == 2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "order", [("groups",), ("groups", DROP_IN), (OWN_GROUPS, "groups", DROP_IN)], ids="+".join
 )
@@ -113,6 +128,7 @@ OVERLAYS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("page", "file"), OVERLAYS, ids=lambda one: getattr(one, "name", one))
 def test_an_overlay_of_the_pages_is_whole(page: Path, file: str, tmp_path: Path) -> None:
     """With the files that the page writes, and those that its commands make."""
@@ -124,6 +140,7 @@ def test_an_overlay_of_the_pages_is_whole(page: Path, file: str, tmp_path: Path)
     sayings.whole(built(folder / Path(file).parent))
 
 
+@pytest.mark.ci
 def test_an_overlay_of_ones_own_as_the_base_describes_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(OWN)
     own = Build(
@@ -138,6 +155,7 @@ def test_an_overlay_of_ones_own_as_the_base_describes_it(tmp_path: Path) -> None
     assert [c["image"] for c in pod["containers"]] == ["images.example/device-bridge:1.2.3"]
 
 
+@pytest.mark.ci
 def test_a_change_of_the_configuration_rolls_the_daemons(tmp_path: Path) -> None:
     names = set()
     for number, own in enumerate(["", MERGED]):
@@ -149,6 +167,7 @@ def test_a_change_of_the_configuration_rolls_the_daemons(tmp_path: Path) -> None
     assert len(names) == 2
 
 
+@pytest.mark.ci
 def test_classes_are_of_the_version_and_the_name_that_components_say(tmp_path: Path) -> None:
     found = {}
     for one in (
