@@ -20,7 +20,6 @@ from bridge.cli.fleet.marks import Marks
 from bridge.cli.fleet.states import State
 from bridge.cli.fleet.verdicts import Judge, Standing, Verdict, ready
 from bridge.cli.fleet.watching import Bridges, until
-from bridge.cli.problems import Problem
 
 NODES = "/api/v1/nodes"
 
@@ -311,8 +310,3 @@ def stands(report: Report, again: str, undo: str) -> str:
     if report.undo:
         return f"{told}to go on:  {again}"
     return f"{told}to go on where it stopped:  {again}\nto go back:                 {undo}"
-
-
-def interrupted(report: Report, again: str, undo: str) -> Problem:
-    """What Ctrl-C leaves."""
-    return Problem(f"interrupted; {stands(report, again, undo)}", 130)
