@@ -24,6 +24,8 @@ class Point(StrEnum):
     LEDGER_SIGNED = auto()
     LEDGER_MIGRATING = auto()
     LEDGER_MIGRATED = auto()
+    LEDGER_ROOM_MAKING = auto()
+    LEDGER_ROOM_MADE = auto()
     LEDGER_BOOT_NOTING = auto()
     LEDGER_BOOT_NOTED = auto()
     LEDGER_BEGINNING = auto()

@@ -50,14 +50,27 @@ class Moment:
 
     Attributes:
         synced: content of each file, by name, that a power loss cannot take.
-        wal: the write-ahead log as it was written when the next sync came, or at the end: its first bytes are the
-            synced ones.
-        writes: what was written to the database itself since: (offset, bytes); a power loss leaves any of it.
+        log: what was written to the write-ahead log since it was synced, until the next sync came, or until the end:
+            (offset, bytes).
+        writes: the same of the database itself; a power loss leaves any of it.
     """
 
     synced: dict[str, bytes]
-    wal: bytes
+    log: tuple[tuple[int, bytes], ...]
     writes: tuple[tuple[int, bytes], ...]
+
+    @property
+    def written(self) -> int:
+        """How many bytes of the log were written since it was synced."""
+        return sum(len(content) for _, content in self.log)
+
+    def wal(self, reached: int) -> bytes:
+        """The log where the first so many of the bytes written since have reached the disk."""
+        found = bytearray(self.synced.get("ledger.db-wal", b""))
+        for offset, content in self.log:
+            put(found, offset, content[: max(0, reached)])
+            reached -= len(content)
+        return bytes(found)
 
 
 @dataclass
@@ -75,6 +88,7 @@ class Disk:
     moments: list[Moment] = field(default_factory=list)
     fails: int = 0
     _writes: list[tuple[int, bytes]] = field(default_factory=list)
+    _log: list[tuple[int, bytes]] = field(default_factory=list)
 
     def opened(self, name: str) -> None:
         path = self.folder / name
@@ -84,11 +98,9 @@ class Disk:
         self.synced.setdefault(name, content)
 
     def wrote(self, name: str, offset: int, content: bytes) -> None:
-        file = self.current[name]
-        file.extend(bytes(max(0, offset + len(content) - len(file))))
-        file[offset : offset + len(content)] = content
-        if name == "ledger.db":
-            self._writes.append((offset, content))
+        put(self.current[name], offset, content)
+        if (since := self._since(name)) is not None:
+            since.append((offset, content))
 
     def cut(self, name: str, size: int) -> None:
         del self.current[name][size:]
@@ -96,14 +108,23 @@ class Disk:
     def sync(self, name: str) -> None:
         self.mark()
         self.synced[name] = bytes(self.current[name])
-        if name == "ledger.db":
-            self._writes.clear()
+        if (since := self._since(name)) is not None:
+            since.clear()
 
     def mark(self) -> int:
         """Close the present moment; how many there are."""
-        wal = bytes(self.current.get("ledger.db-wal", b""))
-        self.moments.append(Moment(dict(self.synced), wal, tuple(self._writes)))
+        self.moments.append(Moment(dict(self.synced), tuple(self._log), tuple(self._writes)))
         return len(self.moments)
+
+    def _since(self, name: str) -> list[tuple[int, bytes]] | None:
+        return {"ledger.db": self._writes, "ledger.db-wal": self._log}.get(name)
+
+
+def put(file: bytearray, offset: int, content: bytes) -> None:
+    """Write into a file's content, and beyond its end."""
+    if content:
+        file.extend(bytes(max(0, offset + len(content) - len(file))))
+        file[offset : offset + len(content)] = content
 
 
 @contextlib.contextmanager

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from bridge.ledger import store
 from bridge.ledger.account import Account
 from bridge.ledger.holds import ClaimHolder, Pick, PodHolder, Use
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.rows import load
 from bridge.ledger.store import open_store
-from tests.unit.disks import Disk, Moment, disk_below
+from tests.unit.disks import FULL, Disk, Moment, disk_below, put
 
 State = frozenset[tuple[object, ...]]
 """What an account says, to be compared."""
@@ -78,7 +79,7 @@ async def short_story(folder: Path, disk: Disk) -> tuple[Ledger, Story]:
 
 
 @contextlib.contextmanager
-def after_loss(folder: Path, moment: Moment, wal: bytes, writes: int = 0) -> Iterator[Path]:
+def after_loss(folder: Path, moment: Moment, wal: bytes | bytearray, writes: int = 0) -> Iterator[Path]:
     """A folder as a machine finds it when the power is back."""
     folder.mkdir()
     try:
@@ -120,8 +121,14 @@ def allowed(story: Story, index: int) -> set[State]:
 
 
 def cuts(moment: Moment) -> range:
-    """Every length of the log from what was synced to all that was written."""
-    return range(len(moment.synced.get("ledger.db-wal", b"")), len(moment.wal) + 1)
+    """Every number of bytes of what was written to the log since its sync."""
+    return range(moment.written + 1)
+
+
+@pytest.fixture(autouse=True, params=[0, 1_000_000], ids=["the log grows", "the log has room"])
+def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has room, what is lost is overwritten: old pages stand there that were never committed."""
+    monkeypatch.setattr(store, "LOG_ROOM", request.param)
 
 
 @pytest.fixture
@@ -171,14 +178,22 @@ async def test_a_log_that_ends_near_the_end_of_a_page_is_as_good(
 
 
 def lose(story: Story, index: int, lengths: Iterable[int], spare: Path) -> None:
-    """Cut the log of a moment to these lengths, from long to short; whatever is left is whole."""
+    """Take back all but so many of the bytes that were written to the log, from many to few; what is found is whole."""
     moment, may_be = story.disk.moments[index], allowed(story, index)
-    with after_loss(spare / "f", moment, moment.wal) as folder:
-        log, size = folder / "ledger.db-wal", len(moment.wal)
+    synced = moment.synced.get("ledger.db-wal", b"")
+    places = [at for offset, content in moment.log for at in range(offset, offset + len(content))]
+    assert places == sorted(set(places)), "a log is written from its begin to its end"
+    with after_loss(spare / "f", moment, moment.wal(moment.written)) as folder:
+        log, size = folder / "ledger.db-wal", moment.written
         for size in lengths:
-            os.truncate(log, size)
+            with log.open("r+b") as file:
+                for at in places[size:]:
+                    file.seek(at)
+                    file.write(synced[at : at + 1])
+            del places[size:]
+            os.truncate(log, max([len(synced), *(at + 1 for at in places[-1:])]))
             assert read(folder) in may_be, size
-        assert log.stat().st_size == size, "nothing has written to it meanwhile"
+        assert log.read_bytes() == moment.wal(size), "nothing has written to it meanwhile"
 
 
 async def test_what_was_answered_is_on_the_disk_at_that_moment(tmp_path: Path, spare: Path) -> None:
@@ -203,7 +218,8 @@ async def test_a_tail_that_is_not_what_was_written_changes_nothing(
     for index in range(begun(story), len(disk.moments)):
         moment = disk.moments[index]
         synced = moment.synced.get("ledger.db-wal", b"")
-        written = moment.wal[len(synced) :]
+        written = b"".join(content for _, content in moment.log)
+        begin = moment.log[0][0] if moment.log else len(synced)
         for _ in range(12):
             match tail:
                 case "zeros":
@@ -219,7 +235,9 @@ async def test_a_tail_that_is_not_what_was_written_changes_nothing(
                             at = dice.randrange(len(torn))
                             torn[at : at + 512] = bytes(len(torn[at : at + 512]))
                     rest = bytes(torn)
-            with after_loss(spare / "f", moment, synced + rest) as folder:
+            log = bytearray(synced)
+            put(log, begin, rest)
+            with after_loss(spare / "f", moment, log) as folder:
                 assert opened(folder) in allowed(story, index), (index, len(rest))
 
 
@@ -248,12 +266,38 @@ async def test_the_ledger_goes_on_after_a_loss(tmp_path: Path, spare: Path) -> N
         ledger, story = await short_story(tmp_path, disk)
         await ledger.close()
     moment = disk.moments[story.answered[3][0]]
-    with after_loss(spare / "f", moment, moment.wal[: len(moment.wal) - 100]) as folder:
+    with after_loss(spare / "f", moment, moment.wal(moment.written - 100)) as folder:
         again = await Ledger.open(folder)
         (granted,) = await again.grant([exclusive(9)])
         assert granted.id > max(int(str(fact[1])) for fact in story.answered[3][1] if fact[0] == "hold")
         await again.close()
         assert granted.share in {hold.share for hold in open_and_close(folder)}
+
+
+@pytest.mark.parametrize("room", [store.LOG_ROOM], indirect=True, ids=["as shipped"])
+async def test_hand_outs_do_not_make_the_log_longer(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path)
+    log = tmp_path / "ledger.db-wal"
+    long = log.stat().st_size
+    for number in range(20):
+        await ledger.grant([exclusive(number)])
+    assert log.stat().st_size == long > 20 * FRAME
+    await ledger.close()
+
+
+@pytest.mark.parametrize("room", [store.LOG_ROOM], indirect=True, ids=["as shipped"])
+async def test_a_full_disk_has_no_room_for_the_log_and_the_ledger_opens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await (await Ledger.open(tmp_path, boot="b")).close()
+    with disk_below(tmp_path) as disk:
+        disk.fails = FULL
+        ledger = await Ledger.open(tmp_path, boot="b")
+        disk.fails = 0
+        (granted,) = await ledger.grant([exclusive(1)])
+        await ledger.close()
+    assert "no room for the ledger's log" in caplog.text
+    assert granted.share in {hold.share for hold in open_and_close(tmp_path)}
 
 
 def open_and_close(folder: Path) -> Account:
