@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import json
 import os
 import ssl
 import tempfile
@@ -113,12 +115,7 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Connection:
     Raises:
         KubeConfigError: unreadable file, missing entry, or a way to log in that needs another program.
     """
-    import yaml  # only this way in needs it, and a daemon in a pod never takes it
-
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise KubeConfigError(f"cannot read the kubeconfig {path}: {error}") from error
+    document = _read(path)
     if not isinstance(document, dict):
         raise KubeConfigError(f"{path} is not a kubeconfig: its top level is not a mapping")
     chosen = context or str(document.get("current-context") or "")
@@ -132,6 +129,21 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Connection:
         raise KubeConfigError(f"{path}: the cluster of context {chosen!r} has no usable server: {server!r}")
     tls = _tls(cluster, user, path) if server.startswith("https://") else None
     return Connection(server, tls, _token(user, path))
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KubeConfigError(f"cannot read the kubeconfig {path}: {error}") from error
+    with contextlib.suppress(ValueError):
+        return json.loads(text)  # which is YAML too
+    import yaml  # a daemon in a pod never needs it
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KubeConfigError(f"cannot read the kubeconfig {path}: {error}") from error
 
 
 def _named(document: Json, section: str, name: str, path: Path) -> Json:

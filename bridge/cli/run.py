@@ -58,8 +58,9 @@ def run(
     from bridge.daemon.settings import Settings
 
     load_config(config)
+    _hand_over(config)
     settings = Settings(
-        config=config,
+        config=Path("/proc/self/fd/0"),
         node_name=node_name or socket.gethostname().lower(),
         kubeconfig=kubeconfig,
         dev_root=dev_root,
@@ -72,3 +73,12 @@ def run(
     # The daemon is a program of its own, so that no command line library stays in the memory of every node.
     program = [sys.executable, *LEAN_PYTHON, "-m", "bridge.daemon", settings.dump()]
     os.execve(sys.executable, program, LEAN_MALLOC | os.environ)  # noqa: S606
+
+
+def _hand_over(config: Path) -> None:
+    """Make the configuration this process's standard input, as JSON: the daemon needs no library to read that."""
+    from bridge.config import as_json
+
+    file = os.memfd_create("configuration")
+    os.write(file, as_json(config.read_text(encoding="utf-8")).encode())
+    os.dup2(file, 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from bridge.config.model import (
     KIND,
@@ -30,9 +31,11 @@ from bridge.config.names import (
     default_driver,
     default_resource,
 )
-from bridge.config.source import Source, SyntaxFault, read
 from bridge.devices.kinds import KINDS
 from bridge.devices.schema import NOT_EMPTY, Check, FieldError, Invalid, decode, unknown_name
+
+if TYPE_CHECKING:
+    from bridge.config.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,13 @@ def parse(text: str, *, source: str = "configuration") -> Config:
     Raises:
         ConfigErrors: as `load`.
     """
+    errors: list[FieldError] = []
+    config = _config(_json(text), errors)
+    if config is not None and not errors:
+        return config
+    # The daemon is handed JSON by the command, and spared the library.
+    from bridge.config.source import SyntaxFault, read
+
     try:
         document = read(text)
     except SyntaxFault as fault:
@@ -199,15 +209,49 @@ def parse(text: str, *, source: str = "configuration") -> Config:
         message = f"must be a mapping with apiVersion, kind and groups; it is {found}"
         raise ConfigErrors(source, [ConfigError("", message)])
     errors = [*document.duplicates]
+    config = _config(document.data, errors)
+    if errors or config is None:
+        raise ConfigErrors(source, [_placed(error, document) for error in errors])
+    return config
+
+
+def as_json(text: str) -> str:
+    """The same configuration as JSON, for a reader without YAML; `text` is one that `parse` takes."""
+    from bridge.config.source import read
+
+    return json.dumps(read(text).data)
+
+
+def _json(text: str) -> object:
+    """Its data where it is JSON, which is YAML too, and names nothing twice; otherwise None."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError
+        return found
+
+    def number(text: str) -> object:
+        raise ValueError(text)  # NaN and Infinity are no JSON
+
     try:
-        file = decode(_File, document.data)
+        return json.loads(text, object_pairs_hook=once, parse_constant=number)
+    except ValueError:
+        return None
+
+
+def _config(data: object, errors: list[FieldError]) -> Config | None:
+    """What the file says; None, or with errors added, where it cannot be used."""
+    if not isinstance(data, dict):
+        return None
+    try:
+        file = decode(_File, data)
     except Invalid as error:
         errors += error.errors
         file = None
-    options = _options(document.data, errors)
-    _clashes(document.data, errors)
+    options = _options(data, errors)
+    _clashes(data, errors)
     if errors or file is None:
-        raise ConfigErrors(source, [_placed(error, document) for error in errors])
+        return None
     return Config(
         file.mode,
         tuple(_group(group, file.mode, options[i]) for i, group in enumerate(file.groups)),

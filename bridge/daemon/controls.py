@@ -1,10 +1,13 @@
-"""What the control socket answers: holds with their evidence, explanations, releases, the sources' health."""
+"""What the control socket answers: holds with their evidence, explanations, releases, the sources' health.
+
+What explains and releases is loaded by the first call that needs it; most daemons are never asked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.config import Config
 from bridge.daemon.checks import Checks
@@ -15,13 +18,14 @@ from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Reconciler
 from bridge.ledger.store import LedgerError
 from bridge.planes.early_word import EarlyWord
-from bridge.planes.explain import NotFound, Target, explained, find, rows
 from bridge.planes.healing import Healing
-from bridge.planes.release import StillUsed, as_row, release, witnesses
 from bridge.planes.report import Report
 from bridge.planes.roster import Roster
 from bridge.planes.rosters import Rosters
 from bridge.platform.roots import Roots
+
+if TYPE_CHECKING:
+    from bridge.planes.explain import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,13 @@ class Controls:
         }
 
     async def _holds(self, request: Mapping[str, Any]) -> object:
+        from bridge.planes.explain import rows
+
         return rows(self.ledger.account, self.reconciler.evidence)
 
     async def _explain(self, request: Mapping[str, Any]) -> object:
+        from bridge.planes.explain import NotFound, explained
+
         name = str(request.get("device") or "")
         try:
             return explained(name, self._rosters(), self.ledger.account, self.healing.moving)
@@ -60,6 +68,8 @@ class Controls:
             raise Refusal(str(error)) from error
 
     async def _release(self, request: Mapping[str, Any]) -> object:
+        from bridge.planes.release import StillUsed, as_row, release, witnesses
+
         target = self._target(request)
         async with witnesses(
             self.config.daemon, self.roots, self._rosters(), self._pods_of, lambda: self.rivals.found
@@ -93,6 +103,8 @@ class Controls:
         return [self.rosters.of(group.name) for group in self.config.groups]
 
     def _target(self, request: Mapping[str, Any]) -> Target:
+        from bridge.planes.explain import NotFound, find
+
         try:
             return find(str(request.get("device") or ""), self._rosters(), self.ledger.account)
         except NotFound as error:

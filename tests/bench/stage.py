@@ -95,9 +95,9 @@ class Stage:
         """Write the configuration of one group in dual mode: every device named `<group>-…`."""
         options = {"include": [f"{FOLDER}/{group}-*"], "replicas": replicas}
         self._allow(f"{group}.device-bridge.io")
-        path = self.cluster.workdir / f"{group}.json"
+        path = self.cluster.workdir / f"{group}.yaml"
         path.write_text(
-            json.dumps(
+            yaml.safe_dump(
                 {
                     "apiVersion": "device-bridge.io/v1alpha1",
                     "kind": "BridgeConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +220,26 @@ async def test_devices_of_a_damaged_ledger(bench: Bench) -> None:
 
 def test_run_becomes_the_daemon_with_its_settings(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[list[str]] = []
-    monkeypatch.setattr(os, "execve", lambda program, arguments, env: became.append(list(arguments)))
-    shown = bench.bridge("run", "--node-name", "worker-1", "--log-level", "debug", "--kubeconfig", "/k")
+    handed: list[str] = []
+
+    def become(program: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+        became.append(list(arguments))
+        handed.append(Settings.parse(arguments[-1]).config.read_text())
+
+    monkeypatch.setattr(os, "execve", become)
+    stdin = os.dup(0)
+    try:
+        shown = bench.bridge("run", "--node-name", "worker-1", "--log-level", "debug", "--kubeconfig", "/k")
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
     assert shown.exit_code == 0, shown.output
     (arguments,) = became
     assert arguments[0] == sys.executable and "bridge.daemon" in arguments
     settings = Settings.parse(arguments[-1])
-    assert (settings.config, settings.node_name, settings.log_level) == (bench.file, "worker-1", "debug")
+    assert (settings.node_name, settings.log_level) == ("worker-1", "debug")
     assert settings.kubeconfig == Path("/k") and not settings.accept_empty_ledger
+    assert json.loads(handed[0]) == bench.config, "the daemon needs no library to read it"
 
 
 @pytest.mark.parametrize("wrong", [("--log-level", "loud"), ("--log-format", "xml"), ("--no-such-option",)])

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from bridge.config import (
     Percent,
     Registration,
     Sharing,
+    as_json,
     load,
     parse,
     schema,
@@ -288,3 +291,27 @@ def test_the_schema_has_the_options_of_every_kind() -> None:
     for then in named.values():
         reference = then["properties"]["options"]["$ref"]
         assert definitions[reference.removeprefix("#/$defs/")]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_json_means_the_same(sample: Path) -> None:
+    text = sample.read_text()
+    assert parse(as_json(text)) == parse(text)
+
+
+def test_json_is_read_without_the_library_of_yaml(tmp_path: Path) -> None:
+    """The daemon on every node is spared it: a MiB."""
+    file = tmp_path / "config"
+    file.write_text(as_json(SAMPLES[0].read_text()))
+    program = (
+        "import sys, pathlib, bridge.daemon.run, bridge.config as c; c.load(pathlib.Path(sys.argv[1])); "
+        "sys.exit('yaml' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+
+
+def test_errors_in_json_have_their_lines_too() -> None:
+    text = as_json(f"{HEAD}groups:\n{ACC}").replace('"name"', '\n"name": "b",\n"name"')
+    with pytest.raises(ConfigErrors, match="written twice, in lines 2 and 3") as caught:
+        parse(text)
+    assert len(caught.value.errors) == 1
