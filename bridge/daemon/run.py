@@ -177,9 +177,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         # Prepare of what is held already is answered from here on; nothing new before the rebuild is done.
         if not await done_or(stop, rebuild):
             return
+        # The device plugin first: the kubelet looks for new sockets once a second, and slices take long to make.
+        await serving.offer()
         rebuilt.set()
         deallocations.start()
-        await serving.offer()
         checks.started()
         freeze()
         log.info(
