@@ -44,9 +44,12 @@ class Use:
 
 
 def parse(text: str) -> list[Note]:
-    """Read a journal. Raises ValueError for a line that no probe writes."""
+    """Read a journal. Raises ValueError for a line that no probe writes.
+
+    A last line without its end is still being written, for a write over the end of a page is seen in two parts.
+    """
     notes = []
-    for line in text.splitlines():
+    for line in text[: text.rfind("\n") + 1].splitlines():
         mono, wall, event, holder, path, error = line.split(" ")
         notes.append(Note(int(mono), int(wall), event, holder, path, error))
     return notes
