@@ -169,9 +169,9 @@ class _Story:
         freed = race.freed if race.freed is not None else float("inf")
         collided = allocated is not None and bound is not None and max(allocated, bound) < freed
         told, word = self._word(race, loser)
-        later = [o for o in self._had(race, loser) if o.t > won]
-        elsewhere = next((o.t - race.begun for o in later if o.device != race.path), None)
-        after = next((o.t - freed for o in later if o.device == race.path), None)
+        had = self._had(race, loser)  # elsewhere perhaps before the winner's container has begun
+        elsewhere = next((o.t - race.begun for o in had if o.device != race.path), None)
+        after = next((o.t - freed for o in had if o.device == race.path and o.t > won), None)
         placed = self._placed(race) - race.begun if loser == DRA and elsewhere is not None else None
         return Result(winner, collided, told, word, placed, elsewhere, after)
 

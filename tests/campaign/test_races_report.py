@@ -41,12 +41,11 @@ def opened(t: float, group: Group, pod: str) -> Open:
     return Open(t, group.path(0), f"{pod}/0", pod)
 
 
-def test_a_claim_that_lost_and_ran_elsewhere_is_no_stuck_one() -> None:
+@pytest.mark.parametrize("won", [10.5, 15.5], ids=["won first", "ran elsewhere first"])
+def test_a_claim_that_lost_and_ran_elsewhere_is_no_stuck_one(won: float) -> None:
     moved: list[Line] = [allocated(13, 0, SPARE), opened(15, SPARE, "dra0")]
     word = Told(11, "dra0", "DeviceReservationLost", "race0n1x0 is held by a pod")
-    table = report(
-        "binding", [race()], [*devices(), *scheduled(), opened(10.5, GROUP, "dp0"), *moved], [word]
-    )
+    table = report("binding", [race()], [*devices(), *scheduled(), opened(won, GROUP, "dp0"), *moved], [word])
     assert "1 device-plugin, 0 dra" in table.text
     assert "told by {'DeviceReservationLost': 1}" in table.text
     assert "bound with a spare device after p50 3.00 s" in table.text

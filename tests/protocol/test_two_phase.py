@@ -45,6 +45,7 @@ async def test_q3_a_pod_is_bound_only_after_its_device_is_reserved() -> None:
 async def test_q3_reserved_is_said_after_the_kubelet_was_sent_the_news() -> None:
     async with stage() as node:
         await node.box.until(lambda: carries_conditions(node), "devices that wait for us")
+        await node.box.until(lambda: acc(0) in node.healthy(), "a kubelet that reads the list")
         shown: list[set[str]] = []
         node.box.api.registry.store.listen(
             lambda change: shown.append(node.unhealthy()) if conditions(node, "c") else None
