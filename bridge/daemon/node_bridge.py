@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from bridge.planes.report import News, ProofDegraded, ProofRestored, WasRefused
 from bridge.planes.status import GROUP_VERSION, KIND, PLURAL, Facts, Refusal, status_of
-from bridge.platform.budget import Budget
+from bridge.platform.budget import Budget, spread
 from dra_v1 import points
 from dra_v1.backoff import Backoff
 from dra_v1.kube import KubeApi
@@ -38,9 +37,6 @@ MANAGER = "device-bridge"
 
 PACE_S = 1.0
 """Between two writes: pods come and go in bursts."""
-
-SPREAD_S = 1.0
-"""Restarts of a whole fleet must not ask in the same moment."""
 
 SETTLE_S, LOOK_S = 10.0, 0.25
 """A start is told once the node serves, or after so long: else every start would say twice how the node stands."""
@@ -109,7 +105,7 @@ class NodeBridge:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret
+        await spread()
         await self._settled()
         while True:
             self._woken.clear()

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from bridge.planes.modes import LABEL
-from bridge.platform.budget import Budget
+from bridge.platform.budget import Budget, spread
 from bridge.platform.pulse import Pulse
 from dra_v1.follow import Changed, Listed, Lost, follow
 from dra_v1.kube import ApiError, Forbidden, Invalid, Json, KubeApi, NotFound
@@ -27,9 +26,6 @@ NODES = "/api/v1/nodes"
 
 FIRST_S = 5.0
 """How long a start waits for the Node where nothing else says which mode to begin in."""
-
-SPREAD_S = 1.0
-"""Restarts of a whole fleet must not ask in the same moment."""
 
 FORBIDDEN_S = 600.0
 """Between two tries of what we have no right to, or what is not there."""
@@ -110,7 +106,7 @@ class OwnNode:
         if self._api is None:
             await asyncio.Event().wait()
             return
-        await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret
+        await spread()
         try:
             while True:
                 pause = 0.0

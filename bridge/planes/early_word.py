@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
@@ -21,6 +20,7 @@ from bridge.planes.pursuit import Look, Pursuit, Watches
 from bridge.planes.report import Idle
 from bridge.planes.reservations import Outcome, Part, Reservations, Tools
 from bridge.planes.words import Key, Place, PodRef, Pods, Sight, followed, has_ended, prune, read_pod
+from bridge.platform.budget import spread
 from bridge.platform.pulse import Pulse
 from bridge.platform.rights import Right, missing
 from dra_v1.backoff import Backoff
@@ -28,9 +28,6 @@ from dra_v1.follow import Changed, Followed, Listed, Lost, follow
 from dra_v1.kube import ApiError, Forbidden, Invalid, NotFound
 
 log = logging.getLogger(__name__)
-
-SPREAD_S = 1.0
-"""Restarts of a whole fleet must not ask in the same moment."""
 
 PAGE = 32
 """Pods of one list request: a pod is some ten KiB, and only a line of it is kept."""
@@ -164,7 +161,7 @@ class EarlyWord:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret
+        await spread()
         for hold in self._tools.ledger.account.on_plane(Plane.DRA):
             if hold.phase is Phase.RESERVED and isinstance(hold.holder, ClaimHolder):
                 key = (hold.holder.namespace, hold.holder.name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
 RATE = 50.0
 BURST = 100.0
 """What a kubelet itself may ask the API server for by default (kubeAPIQPS, kubeAPIBurst)."""
+
+SPREAD_S = 1.0
 
 
 class Budget:
@@ -48,3 +51,8 @@ class Budget:
             return 0.0
         self.waited += 1
         return -self._left / self._rate
+
+
+async def spread() -> None:
+    """Wait for a random moment of a second: restarts of a whole fleet must not ask at once."""
+    await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import bridge.daemon.run
 from bridge.daemon import counting, node_bridge, sources
 from bridge.ledger import reconcile
+from bridge.platform import budget
 from dra_v1 import points
 from dra_v1.points import Point
 
@@ -64,7 +65,7 @@ def child(order: dict[str, str], armed: mmap.mmap, pipe: int) -> None:
     os.dup2(log, 2)
     points.reached = Death(armed, pipe).reached
     vars(sources)["time"] = SimpleNamespace(monotonic=lambda: time.monotonic() * CLOCK_RATE)
-    node_bridge.SPREAD_S, node_bridge.PACE_S, counting.PACE_S = 0.0, 0.02, 0.02
+    budget.SPREAD_S, node_bridge.PACE_S, counting.PACE_S = 0.0, 0.02, 0.02
     reconcile.SOON_S = reconcile.UNDECIDED_S = reconcile.SETTLED_S = 0.02
     sys.argv = ["bridge.daemon", order["settings"]]
     code = 1

@@ -326,8 +326,8 @@ BREAKS = (
         "the device plugin plane is offered before the rebuild is done",
         "rebuild",
         "bridge/daemon/run.py",
-        "        if not await done_or(stop, rebuild):\n            return\n        rebuilt.set()\n",
-        "        rebuilt.set()\n",
+        "        if not await done_or(stop, rebuild):\n            return\n",
+        "",
         (_REBUILD,),
     ),
     Break(

@@ -9,12 +9,13 @@ from typing import Any
 from unittest import mock
 
 from bridge.config import Mode
-from bridge.daemon import own_node, run, switch
+from bridge.daemon import run, switch
 from bridge.daemon.switching import Switching
 from bridge.ledger.holds import Phase, Plane
 from bridge.ledger.store import read_account
 from bridge.ledger.switches import Gate, Switch
 from bridge.planes.modes import LABEL, Due, GroupMode
+from bridge.platform import budget
 from bridge.sandbox import make
 from tests.protocol.stage import ACC, DRIVER, RESOURCE, Node, stage
 
@@ -211,7 +212,7 @@ async def modes(
         with (
             mock.patch.object(run, "Switching", Seen),
             mock.patch.object(switch.GroupSwitch, "_do", do),
-            mock.patch.object(own_node, "SPREAD_S", 0.0),
+            mock.patch.object(budget, "SPREAD_S", 0.0),
         ):
             await node.box.observe.wait("KubeletSynced")
             if start:

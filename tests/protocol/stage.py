@@ -23,7 +23,7 @@ from bridge.daemon.run import run
 from bridge.daemon.settings import Settings
 from bridge.ledger.holds import Hold, Phase, Plane
 from bridge.ledger.store import read_account
-from bridge.planes import early_word
+from bridge.platform import budget
 from bridge.platform.api import podresources_pb2 as podres
 from bridge.platform.api.podresources_pb2_grpc import PodResourcesListerStub
 from bridge.sandbox import make
@@ -360,7 +360,7 @@ async def stage(
         config: dict[str, Any] = config_for(box.paths, [dict(g) for g in groups] or [dict(ACC)], mode)
         config["daemon"] |= daemon
         node = Node(box, config)
-        early_word.SPREAD_S = 0.0  # here is no fleet
+        budget.SPREAD_S = 0.0  # here is no fleet
         loggers = [logging.getLogger(name) for name in ("bridge", "dra_v1", "deviceplugin_v1beta1")]
         for logger in loggers:
             logger.addHandler(node.log)

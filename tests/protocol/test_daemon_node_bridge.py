@@ -48,7 +48,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     """Here is no fleet, and nobody pays for requests."""
     made = Looks()
     monkeypatch.setattr(node_bridge, "status_of", made)
-    monkeypatch.setattr(node_bridge, "SPREAD_S", 0.0)
+    monkeypatch.setattr("bridge.platform.budget.SPREAD_S", 0.0)
     monkeypatch.setattr(node_bridge, "PACE_S", 0.05)
     monkeypatch.setattr("bridge.daemon.counting.PACE_S", 0.05)
     monkeypatch.setattr("bridge.daemon.checks.BEAT_S", 0.05)

@@ -67,7 +67,7 @@ async def pauses(made: NodeBridge, monkeypatch: pytest.MonkeyPatch, count: int =
             await asyncio.Event().wait()
 
     monkeypatch.setattr(node_bridge.asyncio, "sleep", sleep)
-    monkeypatch.setattr(node_bridge, "SPREAD_S", 0.0)
+    monkeypatch.setattr("bridge.platform.budget.SPREAD_S", 0.0)
     task = asyncio.create_task(made.run())
     try:
         async with asyncio.timeout(10):

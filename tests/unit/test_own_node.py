@@ -50,7 +50,7 @@ def lost(error: ApiError = AWAY) -> Lost:
 
 @contextlib.asynccontextmanager
 async def following(script: Script, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OwnNode]:
-    monkeypatch.setattr(own_node, "SPREAD_S", 0.0)
+    monkeypatch.setattr("bridge.platform.budget.SPREAD_S", 0.0)
     monkeypatch.setattr(own_node, "follow", script.follow)
     node = OwnNode("n", [RESOURCE], object(), Budget())  # type: ignore[arg-type]
     task = asyncio.create_task(node.run())
