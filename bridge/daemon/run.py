@@ -30,6 +30,7 @@ from bridge.daemon.lost_claims import LostClaims
 from bridge.daemon.memory import freeze
 from bridge.daemon.metrics import Metrics
 from bridge.daemon.names import settle
+from bridge.daemon.opening import accept_empty, noted, opened
 from bridge.daemon.orphans import Orphans
 from bridge.daemon.own_node import OwnNode
 from bridge.daemon.past_ledger import PastLedger
@@ -48,7 +49,6 @@ from bridge.ledger.evidence import Grace
 from bridge.ledger.holds import Plane, PodHolder, PreparedClaim
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.reconcile import Names, Reconciler
-from bridge.ledger.store import EVERYTHING, LedgerError
 from bridge.planes import report as told
 from bridge.planes.deallocation import Deallocations
 from bridge.planes.early_word import EarlyWord
@@ -56,7 +56,6 @@ from bridge.planes.healing import Healing
 from bridge.planes.report import Report
 from bridge.planes.reservations import Tools
 from bridge.planes.rosters import Rosters
-from bridge.platform import checkpoint
 from bridge.platform.budget import Budget
 from bridge.platform.cdi import CdiFiles
 from bridge.platform.events import Events
@@ -77,10 +76,10 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
     metrics, checks = Metrics(), Checks()
     report = Report(log_news, metrics.count)
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await _ledger(config)
+        ledger = await opened(config)
         stack.push_async_callback(ledger.close)
         if settings.accept_empty_ledger:
-            await _accept_empty(ledger)
+            await accept_empty(ledger)
         await asyncio.to_thread(settle, config.daemon.state_dir, config.groups, ledger.account)
         if settings.pod_ip and not config.daemon.metrics_address:
             log.warning("daemon.metricsAddress is empty: probes of this pod have nobody to ask, and end it")
@@ -93,7 +92,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         rosters = Rosters(config.groups, inventory, ledger)
         cdi = CdiFiles(config.daemon.cdi.static_dir, config.daemon.cdi.dynamic_dir)
         files = GroupFiles(cdi, ledger)
-        await files.sweep({group.name for group in config.groups}, await _noted(config, ledger))
+        await files.sweep({group.name for group in config.groups}, await noted(config, ledger))
         await files.restore(rosters.preview(inventory))
         api = await stack.enter_async_context(_api(config, settings, rosters, metrics))
         events = Events(api, settings.node_name, metrics.event)
@@ -327,61 +326,6 @@ def _reconciler(
     grace = Grace(unmatched=config.daemon.release_grace_seconds)
     names = Names(_resources(config), _drivers(config), rosters.known_pick)
     return Reconciler(ledger, names, sources.look, report, grace, lost)
-
-
-async def _ledger(config: Config) -> Ledger:
-    try:
-        ledger = await Ledger.open(config.daemon.state_dir, boot=boot_id())
-    except LedgerError as error:
-        raise StartError(str(error)) from error
-    if ledger.rebooted:
-        extra = {"holds": len(ledger.account)}
-        log.warning("the machine was booted since the last run, what is held stays held", extra=extra)
-    return ledger
-
-
-async def _noted(config: Config, ledger: Ledger) -> set[str] | None:
-    """UIDs of claims that the kubelet has prepared, where the ledger may be a lost one; None if that cannot be told."""
-    if not ledger.fresh:
-        return set()
-    found = await asyncio.to_thread(checkpoint.read_claims, config.daemon.kubelet_root / checkpoint.CLAIMS)
-    if isinstance(found, checkpoint.Damaged):
-        return None
-    return set() if isinstance(found, checkpoint.Missing) else {device.claim_uid for device in found}
-
-
-async def _accept_empty(ledger: Ledger) -> None:
-    """Begin anew after damage, as told. Raises StartError.
-
-    Damage that this start found is not what the operator knew of: the flag may stand in a pod's arguments since
-    an earlier one.
-    """
-    quarantine = ledger.account.quarantine_of(EVERYTHING, EVERYTHING)
-    if quarantine is None:
-        log.warning(
-            "--accept-empty-ledger has nothing to accept; take it out of the arguments, it would accept damage later"
-        )
-    elif ledger.damaged:
-        log.error(
-            "--accept-empty-ledger does not accept damage that this start found; drain the node, then start again"
-        )
-    else:
-        try:
-            await ledger.lift(EVERYTHING, EVERYTHING)
-        except LedgerError as error:
-            raise StartError(str(error)) from error
-        log.warning(
-            "quarantine of everything lifted, as told; take --accept-empty-ledger out of the arguments",
-            extra={"reason": quarantine.reason},
-        )
-
-
-def boot_id() -> str:
-    """The machine's boot ID, the same until the next boot; empty where the kernel does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _serve_http(address: str, metrics: Metrics, checks: Checks, stack: contextlib.AsyncExitStack) -> None:
