@@ -12,8 +12,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -107,8 +108,9 @@ class Store:
             raise
 
     def load(self) -> tuple[Account, int]:
-        """Read everything: the account, and the first hold number never used."""
-        return load(self._db)
+        """Read everything: the account, and the first hold number never used. Raises sqlite3.Error."""
+        with _told_as_damage():
+            return load(self._db)
 
     def close(self) -> None:
         """Close the file and give up the lock, in this order."""
@@ -212,7 +214,8 @@ def _read(folder: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
     if not path.exists():
         raise LedgerError(f"there is no ledger in {folder}: the daemon has not run with this configuration")
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        connect = partial(sqlite3.connect, f"file:{quote(str(path))}?mode=ro", uri=True)
+        with _told_as_damage(), contextlib.closing(connect()) as db:
             _verify(db, path)
             return ask(db)
     except sqlite3.Error as error:
@@ -232,7 +235,9 @@ def _unusable(path: Path, error: Exception) -> LedgerError:
 
 def _is_environment(error: sqlite3.DatabaseError) -> bool:
     """Whether the disk or the folder is at fault, not the file's content."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.split("_")[1] in {
+    # What Python's own module says, that a text is none for example, has no name.
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    return isinstance(error, sqlite3.OperationalError) and name.split("_")[1] in {
         "FULL",
         "READONLY",
         "CANTOPEN",
@@ -332,17 +337,32 @@ def _open(path: Path, lock_fd: int, boot: str) -> Opened:
     # The calls come from one worker thread at a time, but not from the thread that opened the file.
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-256"):
-            db.execute(f"PRAGMA {pragma}")
-        _verify(db, path)
-        migrate(db)
-        _make_room(db)
-        account, next_hold = load(db)
-        fresh = uncompared(db)
-        previous = exchange_boot(db, boot)
+        with _told_as_damage():
+            return _opened(db, path, lock_fd, boot)
     except BaseException:
         db.close()
         raise
+
+
+@contextlib.contextmanager
+def _told_as_damage() -> Iterator[None]:
+    """A damaged file can make SQLite quote from it what is no text, which Python then cannot say. Raises
+    sqlite3.DatabaseError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(f"what it holds is no text: {error}") from error
+
+
+def _opened(db: sqlite3.Connection, path: Path, lock_fd: int, boot: str) -> Opened:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-256"):
+        db.execute(f"PRAGMA {pragma}")
+    _verify(db, path)
+    migrate(db)
+    _make_room(db)
+    account, next_hold = load(db)
+    fresh = uncompared(db)
+    previous = exchange_boot(db, boot)
     return Opened(Store(db, lock_fd), account, next_hold, None, fresh, previous)
 
 

@@ -63,7 +63,7 @@ def test_a_kubelet_is_restarted_alone(cluster: Cluster) -> None:
     second.restart_kubelet()
     assert first.component("kubelet").inner_pid == before
     assert second.component("kubelet").inner_pid != stopped
-    assert [node.logs("kubelet").count("Effective KubeletConfiguration") for node in cluster.nodes] == [1, 2]
+    assert [node.logs("kubelet").count('"Kubelet version"') for node in cluster.nodes] == [1, 2]
 
 
 def test_three_nodes_leave_nothing(cluster: Cluster) -> None:

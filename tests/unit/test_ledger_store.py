@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from bridge.ledger import store
 from bridge.ledger.holds import ClaimHolder, Hold, Phase, Pick, Plane, PodHolder, PutHold, Refused, Use
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.store import (
+    EVERYTHING,
     LedgerError,
     LedgerFromTheFuture,
     LedgerLocked,
+    examine,
     open_store,
     read_account,
     read_records,
 )
 
 CLAIM = ClaimHolder("default", "train", "uid-1")
+
+DAMAGES = 400
 
 
 def exclusive(name: str) -> Pick:
@@ -237,6 +244,39 @@ async def test_a_damaged_ledger_is_kept_aside_and_everything_is_quarantined(
     with pytest.raises(Refused, match="quarantined"):
         await ledger.grant([exclusive("acc0")])
     await ledger.close()
+
+
+async def test_a_ledger_with_any_bytes_overwritten_is_opened_as_sound_or_as_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever SQLite makes of it, and however it says so: a daemon that only breaks would never serve again."""
+    monkeypatch.setattr(store, "LOG_ROOM", 0)
+    ledger = await Ledger.open(tmp_path / "whole")
+    await ledger.grant([exclusive("acc0"), exclusive("acc1")])
+    await ledger.prepare("acc", CLAIM, [exclusive("acc2")], "answer")
+    await ledger.close()
+    whole = (tmp_path / "whole/ledger.db").read_bytes()
+    dice = random.Random(7)
+    for number in range(DAMAGES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bad = bytearray(whole)
+        at, size = dice.choice([100, len(bad) // 2, len(bad)]), dice.choice([1, 4, 64, 512, 4096])
+        at = dice.randrange(at)
+        bad[at : at + size] = dice.choice([bytes(size), b"\xff" * size, dice.randbytes(size)])
+        (folder / "ledger.db").write_bytes(bad)
+        (folder / "ledger.lock").write_text("1\n")
+        try:
+            with contextlib.suppress(LedgerFromTheFuture):
+                opened = open_store(folder)
+                opened.store.close()
+                everything = opened.account.quarantine_of(EVERYTHING, EVERYTHING)
+                assert (opened.damaged is None) == (everything is None)
+            with contextlib.suppress(LedgerError):
+                examine(folder)
+        except Exception as error:
+            raise AssertionError(f"damage {number}: {size} bytes at {at}") from error
+        shutil.rmtree(folder)
 
 
 async def test_a_damaged_ledger_is_replaced_by_one_that_never_was_without_its_quarantine(
