@@ -418,8 +418,8 @@ BREAKS = (
         "a new ledger is no longer one when it is opened again",
         "S5",
         "bridge/ledger/store.py",
-        "        fresh = uncompared(db)\n",
-        "        fresh = False\n",
+        "    fresh = uncompared(db)\n",
+        "    fresh = False\n",
         (_LOST,),
     ),
     Break(
