@@ -26,6 +26,9 @@ LEAN_PYTHON = ("-OO", "-X", "no_debug_ranges")
 LEAN_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """glibc otherwise keeps a heap for each few threads, and what a burst had used: 1 MiB with 256 devices."""
 
+QUIET = {"GRPC_VERBOSITY": "ERROR"}
+"""gRPC's core otherwise writes each connection that somebody ends between our lines, in a form of its own."""
+
 
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
@@ -72,7 +75,7 @@ def run(
     )
     # The daemon is a program of its own, so that no command line library stays in the memory of every node.
     program = [sys.executable, *LEAN_PYTHON, "-m", "bridge.daemon", settings.dump()]
-    os.execve(sys.executable, program, LEAN_MALLOC | os.environ)  # noqa: S606
+    os.execve(sys.executable, program, LEAN_MALLOC | QUIET | os.environ)  # noqa: S606
 
 
 def _hand_over(config: Path) -> None:

@@ -44,6 +44,9 @@ EVERYTHING = "*"
 LOG_ROOM = 4_000_000
 """Bytes: about as long as the write-ahead log becomes before SQLite writes it from its begin again (1000 pages)."""
 
+PLENTY = 16
+"""Room is made only where there is so many times as much: the last of a disk is for those who need it."""
+
 
 class LedgerError(Exception):
     """The ledger cannot be used; the message says why and what to do."""
@@ -359,17 +362,20 @@ def _opened(db: sqlite3.Connection, path: Path, lock_fd: int, boot: str) -> Open
         db.execute(f"PRAGMA {pragma}")
     _verify(db, path)
     migrate(db)
-    _make_room(db)
+    _make_room(db, path.parent)
     account, next_hold = load(db)
     fresh = uncompared(db)
     previous = exchange_boot(db, boot)
     return Opened(Store(db, lock_fd), account, next_hold, None, fresh, previous)
 
 
-def _make_room(db: sqlite3.Connection) -> None:
+def _make_room(db: sqlite3.Connection, folder: Path) -> None:
     """Let the log have its length before the first hand-out: a commit that makes a file longer waits three times as
     long for the disk as one that does not. What is written here is never committed, and so never read.
     """
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < PLENTY * LOG_ROOM:
+        return
     points.reached(points.Point.LEDGER_ROOM_MAKING)
     try:
         db.execute("BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.cli.run import LEAN_MALLOC, LEAN_PYTHON
+from bridge.cli.run import LEAN_MALLOC, LEAN_PYTHON, QUIET
 from bridge.daemon.settings import Settings
 from tests.campaign.journal import Device, Fault, Line, Presence
 from tests.campaign.real_clock import step
@@ -65,7 +65,7 @@ class SteppedDaemon(Daemon):
         )
         program: list[str | Path] = [sys.executable, *LEAN_PYTHON, "-m", "tests.campaign.real_clock"]
         program += [self.clock, settings.dump()]
-        self._process = self._cluster.popen(program, name=self.name, cwd=REPOSITORY, env=dict(LEAN_MALLOC))
+        self._process = self._cluster.popen(program, name=self.name, cwd=REPOSITORY, env=LEAN_MALLOC | QUIET)
 
 
 @dataclass

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 FOREVER = 1 << 62
+
+_GRPC = re.compile(r"[IWEF]\d{4} \d\d:\d\d:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,9 @@ def entries(log: str) -> list[Entry]:
 
 
 def records(log: str) -> list[dict[str, Any]]:
-    """All lines of a JSON log. Raises ValueError where one is no JSON: a traceback, say."""
-    return [json.loads(line) for line in log.splitlines() if line.strip()]
+    """All lines of a JSON log but those of gRPC's core. Raises ValueError where one is no JSON: a traceback, say."""
+    lines = (line for line in log.splitlines() if line.strip() and not _GRPC.match(line))
+    return [json.loads(line) for line in lines]
 
 
 def _nanoseconds(time: str) -> int:

@@ -300,6 +300,13 @@ async def test_a_full_disk_has_no_room_for_the_log_and_the_ledger_opens(
     assert granted.share in {hold.share for hold in open_and_close(tmp_path)}
 
 
+@pytest.mark.parametrize("room", [10**15], indirect=True, ids=["more than the disk has"])
+async def test_the_last_of_a_disk_is_not_taken_for_the_log(tmp_path: Path) -> None:
+    ledger = await Ledger.open(tmp_path)
+    assert (tmp_path / "ledger.db-wal").stat().st_size < 100_000
+    await ledger.close()
+
+
 def open_and_close(folder: Path) -> Account:
     found = open_store(folder)
     found.store.close()
