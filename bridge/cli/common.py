@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from bridge.config import Config
     from bridge.platform.roots import Roots
+
+T = TypeVar("T")
 
 DEFAULT_CONFIG = Path("/etc/device-bridge/config.yaml")
 
@@ -55,7 +57,20 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 def load_config(path: Path, otherwise: str = "") -> Config:
     """The configuration; every error is printed, then exit 2. `otherwise`: what else can be done without a file."""
-    from bridge.config import ConfigErrors, load
+    from bridge.config import load
+
+    return _loaded(load, path, otherwise)
+
+
+def load_config_json(path: Path) -> str:
+    """The same as JSON, for the daemon."""
+    from bridge.config import load_json
+
+    return _loaded(load_json, path, "")
+
+
+def _loaded(load: Callable[[Path], T], path: Path, otherwise: str) -> T:
+    from bridge.config import ConfigErrors
 
     try:
         return load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from bridge.cli.common import (
     KubeconfigOption,
     NodeNameOption,
     SysRootOption,
-    load_config,
+    load_config_json,
 )
 
 LEAN_PYTHON = ("-OO", "-X", "no_debug_ranges")
@@ -28,6 +29,9 @@ LEAN_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 QUIET = {"GRPC_VERBOSITY": "ERROR"}
 """gRPC's core otherwise writes each connection that somebody ends between our lines, in a form of its own."""
+
+_NOEXEC_SEAL = 0x8
+"""MFD_NOEXEC_SEAL: some machines allow no other memory file (vm.memfd_noexec); before Linux 6.3 nobody knows it."""
 
 
 def run(
@@ -60,8 +64,7 @@ def run(
     """
     from bridge.daemon.settings import Settings
 
-    load_config(config)
-    _hand_over(config)
+    _hand_over(load_config_json(config))
     settings = Settings(
         config=Path("/proc/self/fd/0"),
         node_name=node_name or socket.gethostname().lower(),
@@ -78,10 +81,18 @@ def run(
     os.execve(sys.executable, program, LEAN_MALLOC | QUIET | os.environ)  # noqa: S606
 
 
-def _hand_over(config: Path) -> None:
-    """Make the configuration this process's standard input, as JSON: the daemon needs no library to read that."""
-    from bridge.config import as_json
-
-    file = os.memfd_create("configuration")
-    os.write(file, as_json(config.read_text(encoding="utf-8")).encode())
+def _hand_over(text: str) -> None:
+    """Make a text this process's standard input, and that of what it becomes."""
+    file = _memory_file()
+    os.write(file, text.encode())
     os.dup2(file, 0)
+    os.set_inheritable(0, True)  # it may have been the memory file's own number
+
+
+def _memory_file() -> int:
+    try:
+        return os.memfd_create("configuration", os.MFD_CLOEXEC | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("configuration")

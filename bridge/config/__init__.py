@@ -1,6 +1,6 @@
 """The configuration: its file format, its errors, and the effective values that everything above uses."""
 
-from bridge.config.load import ConfigError, ConfigErrors, as_json, load, parse, schema
+from bridge.config.load import ConfigError, ConfigErrors, as_json, load, load_json, parse, schema
 from bridge.config.model import (
     Binding,
     Cdi,
@@ -33,6 +33,7 @@ __all__ = [
     "Sharing",
     "as_json",
     "load",
+    "load_json",
     "parse",
     "schema",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import defaultdict
@@ -175,15 +176,25 @@ def load(path: Path) -> Config:
     Raises:
         ConfigErrors: it cannot be read, or not be used; every reason at once.
     """
+    return parse(_text(path), source=str(path))
+
+
+def load_json(path: Path) -> str:
+    """A configuration file as JSON, for a reader without YAML. Raises as `load` does."""
+    text = _text(path)
+    parse(text, source=str(path))
+    return as_json(text)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         message = "the configuration file does not exist; make it, or name another"
         raise ConfigErrors(str(path), [ConfigError("", message)]) from None
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error.reason})"
         raise ConfigErrors(str(path), [ConfigError("", f"the file cannot be read: {said}")]) from error
-    return parse(text, source=str(path))
 
 
 def parse(text: str, *, source: str = "configuration") -> Config:
@@ -192,10 +203,8 @@ def parse(text: str, *, source: str = "configuration") -> Config:
     Raises:
         ConfigErrors: as `load`.
     """
-    errors: list[FieldError] = []
-    config = _config(_json(text), errors)
-    if config is not None and not errors:
-        return config
+    with contextlib.suppress(Invalid):  # then it is told below, with lines
+        return _config(_json(text))
     # The daemon is handed JSON by the command, and spared the library.
     from bridge.config.source import SyntaxFault, read
 
@@ -209,17 +218,21 @@ def parse(text: str, *, source: str = "configuration") -> Config:
         message = f"must be a mapping with apiVersion, kind and groups; it is {found}"
         raise ConfigErrors(source, [ConfigError("", message)])
     errors = [*document.duplicates]
-    config = _config(document.data, errors)
-    if errors or config is None:
+    try:
+        config = _config(document.data)
+    except Invalid as invalid:
+        errors += invalid.errors
+    if errors:
         raise ConfigErrors(source, [_placed(error, document) for error in errors])
     return config
 
 
 def as_json(text: str) -> str:
-    """The same configuration as JSON, for a reader without YAML; `text` is one that `parse` takes."""
+    """A configuration that `parse` takes as JSON that means the same to it."""
     from bridge.config.source import read
 
-    return json.dumps(read(text).data)
+    data = _json(text)
+    return json.dumps(read(text).data if data is None else data)
 
 
 def _json(text: str) -> object:
@@ -227,31 +240,32 @@ def _json(text: str) -> object:
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         if len(found := dict(pairs)) < len(pairs):
-            raise ValueError
+            raise ValueError("a key is written twice")
         return found
 
-    def number(text: str) -> object:
-        raise ValueError(text)  # NaN and Infinity are no JSON
+    def refused(constant: str) -> object:
+        raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=number)
+        return json.loads(text, object_pairs_hook=once, parse_constant=refused)
     except ValueError:
         return None
 
 
-def _config(data: object, errors: list[FieldError]) -> Config | None:
-    """What the file says; None, or with errors added, where it cannot be used."""
+def _config(data: object) -> Config:
+    """What the file says. Raises Invalid."""
     if not isinstance(data, dict):
-        return None
+        raise Invalid([])
+    errors: list[FieldError] = []
+    file: _File | None = None
     try:
         file = decode(_File, data)
     except Invalid as error:
         errors += error.errors
-        file = None
     options = _options(data, errors)
     _clashes(data, errors)
     if errors or file is None:
-        return None
+        raise Invalid(errors)
     return Config(
         file.mode,
         tuple(_group(group, file.mode, options[i]) for i, group in enumerate(file.groups)),

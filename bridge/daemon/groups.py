@@ -59,6 +59,7 @@ class Context:
     checks: Checks
     witnesses: Witnesses
     rebuilt: asyncio.Event
+    offered: asyncio.Event
     budget: Budget
     early: EarlyWord | None
     on_read: Callable[[str, bool], None]
@@ -302,7 +303,7 @@ class GroupRunner:
             self._context.early.switched()
 
     async def _publish(self, feed: SliceFeed, plugin: DraPlugin) -> None:
-        await self._context.rebuilt.wait()
+        await self._context.offered.wait()
         await feed.run(plugin)
 
 

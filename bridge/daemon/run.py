@@ -118,7 +118,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         )
         reconciler = _reconciler(config, ledger, rosters, sources, report, lost)
         rebuilt = asyncio.Event()
-        begun = asyncio.Event()
+        begun, offered = asyncio.Event(), asyncio.Event()
         rebuild = asyncio.create_task(_rebuild(rivals, begun, lost, reconciler), name="rebuild")
         stack.push_async_callback(cancel, rebuild)
         deallocations = Deallocations(ledger, resources, _drivers(config), settings.node_name, report, budget)
@@ -161,6 +161,7 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
             checks,
             sources,
             rebuilt,
+            offered,
             budget,
             early,
             partial(_list_read, reconciler, rivals, switching),
@@ -176,10 +177,11 @@ async def run(config: Config, settings: Settings, *, stop: asyncio.Event | None 
         # Prepare of what is held already is answered from here on; nothing new before the rebuild is done.
         if not await done_or(stop, rebuild):
             return
-        # The device plugin first: the kubelet looks for new sockets once a second, and slices take long to make.
-        await serving.offer()
         rebuilt.set()
         deallocations.start()
+        # The device plugin first: the kubelet looks for new sockets once a second, and slices take long to make.
+        await serving.offer()
+        offered.set()
         checks.started()
         freeze()
         log.info(

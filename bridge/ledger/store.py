@@ -41,8 +41,9 @@ T = TypeVar("T")
 EVERYTHING = "*"
 """As group or device of a quarantine: all of them."""
 
-LOG_ROOM = 4_000_000
-"""Bytes: about as long as the write-ahead log becomes before SQLite writes it from its begin again (1000 pages)."""
+LOG_ROOM = 4_500_000
+"""Bytes, a little more than the write-ahead log becomes before SQLite writes it from its begin again: 1000 pages, a
+transaction more, and what stays in the cache of what is written to make room."""
 
 PLENTY = 16
 """Room is made only where there is so many times as much: the last of a disk is for those who need it."""
@@ -236,20 +237,25 @@ def _unusable(path: Path, error: Exception) -> LedgerError:
     return LedgerError(f"cannot use the ledger {path}: {error}; free disk space or make the folder writable")
 
 
+_ENVIRONMENT = frozenset(
+    (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_NOMEM,
+    )
+)
+
+
 def _is_environment(error: sqlite3.DatabaseError) -> bool:
     """Whether the disk or the folder is at fault, not the file's content."""
-    # What Python's own module says, that a text is none for example, has no name.
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-    return isinstance(error, sqlite3.OperationalError) and name.split("_")[1] in {
-        "FULL",
-        "READONLY",
-        "CANTOPEN",
-        "IOERR",
-        "BUSY",
-        "LOCKED",
-        "PERM",
-        "NOMEM",
-    }
+    # What Python's own module says, that a text is none for example, has no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return isinstance(error, sqlite3.OperationalError) and code & 0xFF in _ENVIRONMENT
 
 
 def _lock(folder: Path) -> tuple[int, bool]:
@@ -373,19 +379,21 @@ def _make_room(db: sqlite3.Connection, folder: Path) -> None:
     """Let the log have its length before the first hand-out: a commit that makes a file longer waits three times as
     long for the disk as one that does not. What is written here is never committed, and so never read.
     """
-    disk = os.statvfs(folder)
-    if disk.f_bavail * disk.f_frsize < PLENTY * LOG_ROOM:
-        return
     points.reached(points.Point.LEDGER_ROOM_MAKING)
     try:
+        disk = os.statvfs(folder)
+        if disk.f_bavail * disk.f_frsize < PLENTY * LOG_ROOM:
+            return
         db.execute("BEGIN IMMEDIATE")
         db.execute("CREATE TABLE room (bytes)")
         db.execute("INSERT INTO room VALUES (zeroblob(?))", (LOG_ROOM,))
+        db.execute("ROLLBACK")
+        _sync(folder / "ledger.db-wal", os.O_RDONLY)  # or the first hand-out would wait for all of it
         points.reached(points.Point.LEDGER_ROOM_MADE)
-    except sqlite3.OperationalError as error:
-        if not _is_environment(error):
+    except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, sqlite3.OperationalError) and not _is_environment(error):
             raise
-        log.warning("no room for the ledger's log, which grows by and by", extra={"error": str(error)})
+        log.warning("the ledger's log has no room yet, and grows by and by", extra={"error": str(error)})
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")

@@ -12,6 +12,7 @@ BURST = 100.0
 """What a kubelet itself may ask the API server for by default (kubeAPIQPS, kubeAPIBurst)."""
 
 SPREAD_S = 1.0
+"""Within so many seconds a daemon that starts asks for the first time; see `spread`."""
 
 
 class Budget:
@@ -54,5 +55,5 @@ class Budget:
 
 
 async def spread() -> None:
-    """Wait for a random moment of a second: restarts of a whole fleet must not ask at once."""
+    """Wait for a random moment: restarts of a whole fleet must not ask at once."""
     await asyncio.sleep(random.uniform(0, SPREAD_S))  # noqa: S311  not a secret

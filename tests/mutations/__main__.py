@@ -53,7 +53,11 @@ def caught(mutation: Break) -> bool:
             print(f"NO LONGER FITS  {mutation.name}: {mutation.file} has it {text.count(mutation.old)} times")
             return False
         file.write_text(text.replace(mutation.old, mutation.new))
-        run = pytest(tree, mutation.tests)
+        try:
+            run = pytest(tree, mutation.tests)
+        except subprocess.TimeoutExpired:
+            print(f"NOT CAUGHT      {mutation.name} ({mutation.keeps}) within {LIMIT_S} s")
+            return False
     # 1: some tests failed. Anything else is a break that could not even be run, which proves nothing.
     red = next(
         (line for line in run.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))), ""

@@ -310,7 +310,7 @@ BREAKS = (
         "slices are published before the rebuild is done",
         "rebuild",
         "bridge/daemon/groups.py",
-        "        await self._context.rebuilt.wait()\n",
+        "        await self._context.offered.wait()\n",
         "",
         (_REBUILD,),
     ),

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -296,6 +297,13 @@ def test_the_schema_has_the_options_of_every_kind() -> None:
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_json_means_the_same(sample: Path) -> None:
     text = sample.read_text()
+    assert parse(as_json(text)) == parse(text)
+
+
+@pytest.mark.parametrize(("old", "new"), [(" ", "\t"), ("30", "3e1")], ids=["tabs", "exponent"])
+def test_json_that_yaml_does_not_take_is_handed_over_as_it_is_read(old: str, new: str) -> None:
+    text = json.dumps(yaml.safe_load(f"{HEAD}groups:\n{ACC}daemon: {{rescanSeconds: 30}}"), indent=1)
+    text = text.replace(old, new)
     assert parse(as_json(text)) == parse(text)
 
 
