@@ -116,8 +116,8 @@ class DevicePluginPlane:
         for device_id, why in unproven.items():
             self._around.report.unproven(Plane.DEVICE_PLUGIN, self._group, [device_id], why)
         seconds = time.perf_counter() - started
-        # The kubelet admits nobody else meanwhile, and shall wait for no log line: nothing between here and the sending of
-        # the answer waits, so this comes after it.
+        # The kubelet admits nobody else meanwhile, and shall wait for no log line: nothing between here and the
+        # sending of the answer waits, so this comes after it.
         told = partial(self._around.report.handed_out, Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD)
         asyncio.get_running_loop().call_soon(told, seconds)
         return responses
