@@ -33,7 +33,7 @@ class Launcher:
         self._clock.write_bytes(bytes(CLOCK_BYTES))
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._started: asyncio.Queue[int] = asyncio.Queue()
+        self._started: asyncio.Queue[tuple[int, asyncio.Future[int]]] = asyncio.Queue()
         self._ends: dict[int, asyncio.Future[int]] = {}
 
     async def __aenter__(self) -> Launcher:
@@ -60,13 +60,16 @@ class Launcher:
         async for line in self._process.stdout:
             word, pid, *code = line.decode().split()
             if word == "started":
-                self._started.put_nowait(int(pid))
-                self._end_of(int(pid))
+                self._started.put_nowait((int(pid), self._end_of(int(pid))))
             else:
                 self._end_of(int(pid)).set_result(int(code[0]))
 
     def _end_of(self, pid: int) -> asyncio.Future[int]:
-        return self._ends.setdefault(pid, asyncio.get_running_loop().create_future())
+        """A life's begin and its end ask for this once each, in any order; the number may have another life later."""
+        end = self._ends.pop(pid, None)
+        if end is None:
+            end = self._ends[pid] = asyncio.get_running_loop().create_future()
+        return end
 
     def set_clock(self, seconds: float) -> None:
         """Move the wall clock of the daemons, for good or until it is set again."""
@@ -79,8 +82,7 @@ class Launcher:
         command = {"settings": settings, "log": str(log), "plant": plant}
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
         async with asyncio.timeout(30):
-            pid = await self._started.get()
-        return pid, self._end_of(pid)
+            return await self._started.get()
 
 
 class Daemon:
