@@ -181,9 +181,7 @@ def load(path: Path) -> Config:
 
 def load_json(path: Path) -> str:
     """A configuration file as JSON, for a reader without YAML. Raises as `load` does."""
-    text = _text(path)
-    parse(text, source=str(path))
-    return as_json(text)
+    return as_json(_text(path), source=str(path))
 
 
 def _text(path: Path) -> str:
@@ -203,8 +201,19 @@ def parse(text: str, *, source: str = "configuration") -> Config:
     Raises:
         ConfigErrors: as `load`.
     """
+    return _read(text, source)[1]
+
+
+def as_json(text: str, *, source: str = "configuration") -> str:
+    """A configuration as JSON that means the same. Raises as `load` does."""
+    return json.dumps(_read(text, source)[0])
+
+
+def _read(text: str, source: str) -> tuple[object, Config]:
+    """What is written, and what it comes to. Raises ConfigErrors."""
+    data = _json(text)
     with contextlib.suppress(Invalid):  # then it is told below, with lines
-        return _config(_json(text))
+        return data, _config(data)
     # The daemon is handed JSON by the command, and spared the library.
     from bridge.config.source import SyntaxFault, read
 
@@ -224,15 +233,7 @@ def parse(text: str, *, source: str = "configuration") -> Config:
         errors += invalid.errors
     if errors:
         raise ConfigErrors(source, [_placed(error, document) for error in errors])
-    return config
-
-
-def as_json(text: str) -> str:
-    """A configuration that `parse` takes as JSON that means the same to it."""
-    from bridge.config.source import read
-
-    data = _json(text)
-    return json.dumps(read(text).data if data is None else data)
+    return document.data, config
 
 
 def _json(text: str) -> object:

@@ -14,7 +14,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -218,8 +217,8 @@ def _read(folder: Path, ask: Callable[[sqlite3.Connection], T]) -> T:
     if not path.exists():
         raise LedgerError(f"there is no ledger in {folder}: the daemon has not run with this configuration")
     try:
-        connect = partial(sqlite3.connect, f"file:{quote(str(path))}?mode=ro", uri=True)
-        with _told_as_damage(), contextlib.closing(connect()) as db:
+        address = f"file:{quote(str(path))}?mode=ro"
+        with _told_as_damage(), contextlib.closing(sqlite3.connect(address, uri=True)) as db:
             _verify(db, path)
             return ask(db)
     except sqlite3.Error as error:

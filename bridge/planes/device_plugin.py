@@ -12,7 +12,6 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from bridge.devices.model import ContainerEdits, Device
 from bridge.ledger.account import Account
@@ -118,8 +117,10 @@ class DevicePluginPlane:
         seconds = time.perf_counter() - started
         # The kubelet admits nobody else meanwhile, and shall wait for no log line: nothing between here and the
         # sending of the answer waits, so this comes after it.
-        told = partial(self._around.report.handed_out, Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD)
-        asyncio.get_running_loop().call_soon(told, seconds)
+        handed_out = self._around.report.handed_out
+        asyncio.get_running_loop().call_soon(
+            handed_out, Plane.DEVICE_PLUGIN, self._group, ids, UNKNOWN_POD, seconds
+        )
         return responses
 
     async def _grant(
