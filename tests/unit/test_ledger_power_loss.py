@@ -85,8 +85,7 @@ def after_loss(folder: Path, moment: Moment, wal: bytes | bytearray, writes: int
     try:
         database = bytearray(moment.synced["ledger.db"])
         for offset, content in moment.writes[:writes]:
-            database.extend(bytes(max(0, offset + len(content) - len(database))))
-            database[offset : offset + len(content)] = content
+            put(database, offset, content)
         (folder / "ledger.db").write_bytes(database)
         (folder / "ledger.db-wal").write_bytes(wal)
         (folder / "ledger.lock").write_text("1\n")
